@@ -1,0 +1,31 @@
+"""One-stream baseline: one network for both modalities, trained on identities.
+
+The baseline of arXiv:1810.11641: RGB and depth images mixed in each batch, cross-entropy. Data, network,
+optimizer, augmentation and the total number of updates (teacher's plus student's) are those of
+configs/distill.py, so that the two can be compared.
+
+    python -m rgbd_reid_jax.main --config=configs/one_stream.py --workdir=runs/one_stream
+
+Expected result and wall time: see README.md, "Results". Arguments: as configs/distill.py.
+"""
+
+import ml_collections
+
+from configs import distill
+
+
+def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
+    """The configuration of `argument`."""
+    config = distill.get_config(argument)
+    with config.unlocked():
+        teacher, student = config.training.teacher, config.training.student
+        one_stream = teacher.copy_and_resolve_references()
+        one_stream.modality = "both"
+        one_stream.steps = teacher.steps + student.steps
+        one_stream.score = "eval/rgb_to_depth/mAP"
+        one_stream.augmentation = {**student.augmentation.to_dict(), "depth_noise": teacher.augmentation.depth_noise}
+        config.method = "one_stream"
+        config.stages = ("one_stream", "evaluation", "export", "report")
+        config.encoders = {"rgb": "one_stream", "depth": "one_stream"}
+        config.training = {"one_stream": one_stream}
+    return config

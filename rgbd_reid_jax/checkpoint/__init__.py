@@ -1,0 +1,1 @@
+"""Checkpoints: the one place that knows Orbax."""

@@ -1,0 +1,126 @@
+"""Orbax checkpoints of one training stage: state, data position and scores, whole or absent.
+
+A checkpoint holds the training state (parameters, statistics, optimizer slots, step, RNG key), the data
+iterator's position and the validation score, if one was measured. Two are kept: the latest, to go on
+from, and the one with the best score, which later stages use. Orbax writes into a temporary folder and
+renames it, so a run killed in the middle of a write leaves no checkpoint that could be trusted.
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from rgbd_reid_jax.core.errors import InputError
+
+_STATE, _POSITION = "state", "position"
+_SCORE = "score"
+
+
+class Checkpoints:
+    """The checkpoints of one stage under `folder`.
+
+    Args:
+        folder: absolute or relative path; made if missing.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of each of its threads otherwise
+        self._folder = folder.absolute()
+        policies = ocp.checkpoint_managers
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(n=1),
+                policies.BestN(
+                    n=1, get_metric_fn=lambda metrics: metrics[_SCORE], keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for writes under way and ends Orbax's threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The step of the latest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the best score (the first of equals), the latest where none has a score."""
+        scores = self.scores()
+        if not scores:
+            return self.latest_step()
+        return max(scores, key=lambda step: (scores[step], -step))
+
+    def scores(self) -> dict[int, float]:
+        """Score of each kept step that has one."""
+        found = {}
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            if metrics and _SCORE in metrics:
+                found[step] = float(metrics[_SCORE])
+        return found
+
+    def save(self, step: int, state: Any, position: dict[str, Any], score: float | None = None) -> None:
+        """Starts writing a checkpoint; a step that is there already stays as it is.
+
+        Args:
+            step: updates done.
+            state: pytree of arrays.
+            position: the data iterator's state, JSON-like.
+            score: validation score, larger is better.
+        """
+        if step == self.latest_step():
+            return
+        items = ocp.args.Composite(
+            **{_STATE: ocp.args.StandardSave(state), _POSITION: ocp.args.JsonSave(position)}
+        )
+        metrics = None if score is None else {_SCORE: float(score)}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The state and the data position at `step`.
+
+        Args:
+            step: one of the kept steps.
+            like: pytree of arrays with the shapes, dtypes and shardings to restore.
+
+        Raises:
+            InputError: the checkpoint is damaged or of another model; the message names its folder.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._read(
+            step, **{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()}
+        )
+        return restored[_STATE], restored[_POSITION]
+
+    def restore_parts(self, step: int) -> dict[str, Any]:
+        """The state at `step` as a nested dict of host arrays, whatever shape it had.
+
+        Raises:
+            InputError: the checkpoint is damaged; the message names its folder.
+        """
+        return self._read(step, **{_STATE: ocp.args.StandardRestore()})[_STATE]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({reason[:160]}); "
+                f"delete that folder and run the same command again"
+            ) from error

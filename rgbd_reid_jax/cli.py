@@ -1,0 +1,141 @@
+"""Flags and configuration files: the only place that reads them."""
+
+import difflib
+import pathlib
+import runpy
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.errors import InputError, Interrupted
+from rgbd_reid_jax.reporting.table import results_table
+from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.settings import read_settings
+from rgbd_reid_jax.stages.table import STAGES, run_stages
+from rgbd_reid_jax.stages.workdir import Workdir
+
+INTERRUPTED, UNUSABLE = 130, 2
+
+
+def _define(values: flags.FlagValues, arguments: Sequence[str] | None) -> None:
+    """Defines the flags; with `arguments` the configuration is loaded and overridden, else only named."""
+    text = "Configuration file, such as configs/distill.py or configs/distill.py:biwi."
+    if arguments is None:
+        flags.DEFINE_string("config", None, text, flag_values=values)
+    else:
+        config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=list(arguments))
+    flags.DEFINE_string("workdir", None, "Folder of this run; the same command goes on in it.", flag_values=values)
+    flags.DEFINE_list("stages", None, f"Only these stages, of: {', '.join(STAGES)}.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+
+
+def _parse(arguments: Sequence[str]) -> flags.FlagValues:
+    """Flags with the configuration and its overrides.
+
+    Raises:
+        InputError: an unknown flag, configuration, override or value.
+    """
+    named = flags.FlagValues()
+    _define(named, None)
+    try:
+        rest = named(list(arguments), known_only=True)[1:]
+    except flags.Error as error:
+        raise InputError(_one_line(error)) from error
+    if named.help:
+        return named
+    for argument in rest:
+        _check_flag(argument, list(named))
+    if not named.config:
+        raise InputError("--config is missing; say, for example, --config=configs/distill.py")
+    if not named.workdir:
+        raise InputError("--workdir is missing; say, for example, --workdir=runs/distill")
+    config = _load(named.config)
+    for argument in rest:
+        _check_override(argument, config)
+    values = flags.FlagValues()
+    _define(values, arguments)
+    try:
+        rest = values(list(arguments))[1:]
+    except Exception as error:  # ml_collections raises many kinds for values that do not fit
+        raise InputError(_one_line(error)) from error
+    if rest:
+        raise InputError(f"argument {rest[0]!r} is not a flag; flags look like --workdir=runs/distill")
+    return values
+
+
+def _load(path: str) -> ml_collections.ConfigDict:
+    """The configuration of `path` or `path:argument`.
+
+    Raises:
+        InputError: no such file, or the file does not accept its argument.
+    """
+    file = path.partition(":")[0]
+    if not pathlib.Path(file).is_file():
+        raise InputError(f"config file {file} does not exist; look in configs/")
+    try:
+        return runpy.run_path(file)["get_config"](*path.split(":", 1)[1:])
+    except Exception as error:  # the file is Python: it can raise anything
+        raise InputError(f"--config={path}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _check_flag(argument: str, names: list[str]) -> None:
+    """Raises InputError for a flag that is neither known nor an override."""
+    name = argument.lstrip("-").partition("=")[0]
+    if argument.startswith("-") and not name.startswith("config."):
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean --{close[0]}? " if close else ""
+        raise InputError(f"flag --{name} is unknown; {hint}flags: {', '.join(f'--{one}' for one in names)}")
+
+
+def _check_override(argument: str, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for an override of a field that the configuration lacks."""
+    if not argument.startswith("-"):
+        return  # the value of the override before it, or refused by the second parse
+    name = argument.lstrip("-").partition("=")[0]
+    node, parts = config, name.split(".")[1:]
+    for depth, part in enumerate(parts):
+        fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+        if part not in fields:
+            close = difflib.get_close_matches(part, fields, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            where = ".".join(["config", *parts[:depth]])
+            raise InputError(f"override --{name}: {where} has no field {part!r}; {hint}it has: {', '.join(fields)}")
+        node = node[part]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs what the command line asks for; returns the exit status."""
+    try:
+        values = _parse(arguments)
+        if values.help:
+            print(__doc__, values.get_help(), sep="\n")
+            return 0
+        config = values.config.to_dict()
+        settings = read_settings(config, tuple(STAGES))
+        stages = tuple(values.stages) if values.stages else settings.stages
+        for stage in stages:
+            if stage not in settings.stages:
+                raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
+        workdir = Workdir(pathlib.Path(values.workdir))
+        workdir.claim(config)
+        job = Job(settings, workdir, config)
+        run_stages(job, stages)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return UNUSABLE
+    except Interrupted as stop:
+        print(stop, file=sys.stderr, flush=True)
+        return INTERRUPTED
+    if workdir.results.exists():
+        print(results_table(files.read_json(workdir.results)))
+    if workdir.finished("report"):
+        print(f"report: {workdir.report}")
+    return 0

@@ -1,0 +1,1 @@
+"""From TFDS ArrayRecord files to normalised batches: reading, representation, augmentation."""

@@ -1,0 +1,120 @@
+"""Opens a dataset by name: builds it through its TFDS builder where needed, and reads splits.
+
+Reading goes through Grain's random access over `tfds.data_source` (ArrayRecord); TensorFlow is never
+imported. A split that fits memory is decoded once (`cache="host"`), else records are decoded as they
+are asked for (`cache="none"`); both give the same batches.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rgbd_reid_jax.core.errors import InputError
+
+IMAGES = ("rgb", "depth", "mask")
+LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
+DATASETS = ("synthetic_rgbd",)
+CACHES = ("host", "none")
+
+
+def default_data_dir() -> pathlib.Path:
+    """Where TFDS keeps datasets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
+
+
+def open_dataset(name: str, config: str, overrides: Mapping[str, Any], data_dir: str | None) -> Any:
+    """The TFDS builder of a dataset that is ready to read, built first where it is not there yet.
+
+    Args:
+        name: one of `DATASETS`.
+        config: a named BuilderConfig.
+        overrides: knobs of that config to change; the changed dataset gets a name and a folder of its own.
+        data_dir: TFDS data folder; `default_data_dir()` when None or empty.
+
+    Raises:
+        InputError: unknown name, config or knob; damaged data; a folder or disk that cannot take it.
+    """
+    folder = pathlib.Path(data_dir or default_data_dir()).expanduser()
+    if name == "synthetic_rgbd":
+        from tfds_builders import synthetic_rgbd  # noqa: PLC0415 (a builder is loaded when it is asked for)
+
+        chosen = synthetic_rgbd.custom_config(config, **overrides) if overrides else config
+        return synthetic_rgbd.prepare(chosen, folder)
+    raise InputError(f"dataset.name={name!r} has no builder; available: {', '.join(DATASETS)}")
+
+
+class Frames(Protocol):
+    """A split with random access.
+
+    `labels` holds one array [N] per name in `LABELS`; `gather` gives the images of some frames,
+    stacked: `rgb` uint8 [n, H, W, 3], `depth` uint16 [n, H, W, 1], `mask` uint8 [n, H, W, 1].
+    """
+
+    labels: dict[str, np.ndarray]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]: ...
+
+
+class CachedFrames:
+    """Frames decoded once into host memory."""
+
+    def __init__(self, source: Any):
+        records = [source[index] for index in range(len(source))]
+        self.labels = _labels(records)
+        self._images = {name: np.stack([record[name] for record in records]) for name in IMAGES}
+
+    def __len__(self) -> int:
+        return len(self.labels["person_id"])
+
+    def gather(self, indices: np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: self._images[name][indices] for name in images}
+
+
+class StreamedFrames:
+    """Frames decoded from their records at each access."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self.labels = _labels([source[index] for index in range(len(source))])
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def gather(self, indices: np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]:
+        records = [self._source[int(index)] for index in indices]
+        return {name: np.stack([record[name] for record in records]) for name in images}
+
+
+def _labels(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.asarray([record[name] for record in records], np.int64) for name in LABELS}
+
+
+def read_split(builder: Any, split: str, cache: str) -> Frames:
+    """One split of a prepared dataset.
+
+    Args:
+        builder: from `open_dataset`.
+        split: "train", "validation" or "test".
+        cache: one of `CACHES`.
+
+    Raises:
+        InputError: no such split or cache.
+    """
+    if split not in builder.info.splits:
+        have = ", ".join(builder.info.splits)
+        raise InputError(f"dataset {builder.info.full_name} has no split {split!r}; it has: {have}")
+    if cache not in CACHES:
+        raise InputError(f"data.cache={cache!r} is unknown; choose one of: {', '.join(CACHES)}")
+    source = builder.as_data_source(split)
+    return CachedFrames(source) if cache == "host" else StreamedFrames(source)
+
+
+def identities(person_ids: np.ndarray) -> tuple[np.ndarray, int]:
+    """Training labels 0..C-1 in order of person_id, int32 [N], and their number C."""
+    people, labels = np.unique(person_ids, return_inverse=True)
+    return labels.astype(np.int32), len(people)

@@ -1,0 +1,1 @@
+"""From frames to embeddings, and from embeddings to results."""

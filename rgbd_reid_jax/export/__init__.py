@@ -1,0 +1,1 @@
+"""Trained encoders as StableHLO files that need nothing but JAX to run."""

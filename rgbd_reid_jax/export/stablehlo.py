@@ -1,0 +1,86 @@
+"""Writes encoders as StableHLO with a symbolic batch, and a JSON card beside each.
+
+The file holds the weights and all of the preprocessing: raw uint8 RGB, or uint16 millimetres and the
+person's mask, go in; embeddings come out.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
+
+CARD_SCHEMA = 1
+_CHANNELS = {"rgb": 3, "depth": 1, "mask": 1}
+_DTYPES = {"rgb": "uint8", "depth": "uint16", "mask": "uint8"}
+_MEANING = {
+    "rgb": "sRGB colour, 0..255",
+    "depth": "depth along the optical axis, millimetres, 0 = invalid",
+    "mask": "non-zero on the person; all zero where no mask is known",
+}
+
+
+def export_encoder(
+    encoder: Encoder,
+    params: Any,
+    batch_stats: Any,
+    size: tuple[int, int],
+    folder: pathlib.Path,
+    platforms: tuple[str, ...],
+    facts: dict[str, Any],
+) -> pathlib.Path:
+    """Writes `<modality>.stablehlo` and `<modality>.json`.
+
+    Args:
+        encoder: what to export.
+        params: its parameters, which become constants of the program.
+        batch_stats: its running statistics, likewise.
+        size: (height, width) of the raw images.
+        folder: where to.
+        platforms: JAX platforms the program is lowered for ("cpu", "cuda", "tpu").
+        facts: what else the card tells (dataset, results, licence).
+
+    Returns:
+        The card's path.
+    """
+    names = RAW_IMAGES[encoder.modality]
+    height, width = size
+    (batch,) = jax.export.symbolic_shape("batch")
+    inputs = {
+        name: jax.ShapeDtypeStruct((batch, height, width, _CHANNELS[name]), np.dtype(_DTYPES[name])) for name in names
+    }
+    params, batch_stats = jax.device_get((params, batch_stats))
+
+    def embed(images: dict[str, jax.Array]) -> jax.Array:
+        return encoder(params, batch_stats, images)
+
+    program = jax.export.export(jax.jit(embed), platforms=platforms)(inputs).serialize()
+    path = folder / f"{encoder.modality}.stablehlo"
+    files.write_bytes(path, bytes(program))
+    card = {
+        "schema": CARD_SCHEMA,
+        "program": path.name,
+        "sha256": files.sha256(path),
+        "modality": encoder.modality,
+        "inputs": {
+            name: {
+                "shape": ["batch", height, width, _CHANNELS[name]],
+                "dtype": _DTYPES[name],
+                "meaning": _MEANING[name],
+            }
+            for name in names
+        },
+        "output": {"shape": ["batch", encoder.model.embedding_dim], "dtype": "float32"},
+        "distance": "squared Euclidean" + (" of unit vectors, that is 2 - 2 cosine" if encoder.normalise else ""),
+        "depth_representation": encoder.spec.depth_representation if encoder.modality == "depth" else None,
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        **facts,
+    }
+    card_path = folder / f"{encoder.modality}.json"
+    files.write_json(card_path, card)
+    return card_path

@@ -1,0 +1,34 @@
+"""The command line: `python -m rgbd_reid_jax.main --config=configs/distill.py --workdir=runs/distill`.
+
+Exit status: 0 when all stages are done, 2 for input that cannot be used (one line says what and how to
+mend it), 130 when interrupted (run the same command to go on).
+"""
+
+import errno
+import os
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a configuration's stages; returns the exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and ArrayRecord's C++ logs
+    try:
+        from rgbd_reid_jax import cli  # noqa: PLC0415 (an interrupt while JAX is imported is caught below)
+
+        return cli.run(sys.argv if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished is kept, run the same command to go on", 130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" at {error.filename}" if error.filename else ""
+            return _complain(f"the disk is full{where}; free space and run the same command again", 2)
+        raise
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"error: {text}" if status == 2 else text, file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Residual networks: torchvision's ResNets, and a small one for CPUs.
+
+He, Zhang, Ren, Sun: "Deep Residual Learning", arXiv:1512.03385; the stride sits on the 3x3 convolution of
+a bottleneck (ResNet v1.5), as in torchvision. Parameter names follow torchvision's (`layer3_0/conv2`), so
+that freeze tables and weight tables read like the paper's.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetSpec:
+    """The shape of a residual network.
+
+    Attributes:
+        blocks: residual blocks per stage.
+        widths: channels per stage, before a bottleneck's expansion by 4.
+        bottleneck: 1x1-3x3-1x1 blocks instead of 3x3-3x3.
+        stem_kernel: size of the first convolution, whose stride is 2.
+        stem_width: its channels.
+        stem_pool: 3x3 max pooling with stride 2 after it.
+        strides: stride of each stage's first block.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool
+    stem_kernel: int = 7
+    stem_width: int = 64
+    stem_pool: bool = True
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+
+
+_WIDE = (64, 128, 256, 512)
+RESNETS = {
+    # 64x32 input gives an 8x4 map: XLA's CPU convolutions are ~100 times slower on maps below 3x3.
+    "small": ResNetSpec((1, 1, 1, 1), (32, 64, 128, 128), False, 5, 32, False, (1, 2, 2, 1)),
+    "resnet18": ResNetSpec((2, 2, 2, 2), _WIDE, False),
+    "resnet34": ResNetSpec((3, 4, 6, 3), _WIDE, False),
+    "resnet50": ResNetSpec((3, 4, 6, 3), _WIDE, True),
+    "resnet101": ResNetSpec((3, 4, 23, 3), _WIDE, True),
+}
+
+
+def _convolution(features: int, kernel: int, stride: int, name: str, dtype: Any) -> nn.Conv:
+    padding = (kernel - 1) // 2  # torchvision's, which differs from "SAME" when the stride is 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        use_bias=False,
+        kernel_init=he_normal,
+        dtype=dtype,
+        name=name,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NormMode:
+    """Which statistics batch norm uses.
+
+    Attributes:
+        train: the batch's (updating the running ones); otherwise the running ones everywhere.
+        running: paths of layers ("backbone/layer3_0/bn3") that use running statistics even in training.
+    """
+
+    train: bool
+    running: frozenset[str] = frozenset()
+
+
+def batch_norm(path: tuple[str, ...], name: str, mode: NormMode, dtype: Any) -> nn.BatchNorm:
+    """The batch norm `name` of the module at `path`; momentum and epsilon as torchvision's."""
+    running = not mode.train or "/".join((*path, name)) in mode.running
+    return nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+class _Block(nn.Module):
+    """One residual block."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mode: NormMode) -> jax.Array:
+        out = self.width * (4 if self.bottleneck else 1)
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
+        strided = 1 if self.bottleneck else 0
+        y = x
+        for index, kernel in enumerate(kernels):
+            last = index == len(kernels) - 1
+            stride = self.stride if index == strided else 1
+            y = _convolution(out if last else self.width, kernel, stride, f"conv{index + 1}", self.dtype)(y)
+            y = batch_norm(self.path, f"bn{index + 1}", mode, self.dtype)(y)
+            y = y if last else nn.relu(y)
+        if x.shape[-1] != out or self.stride != 1:
+            x = _convolution(out, 1, self.stride, "downsample_conv", self.dtype)(x)
+            x = batch_norm(self.path, "downsample_bn", mode, self.dtype)(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images to a feature map.
+
+    Attributes:
+        spec: its shape.
+        last_stride: stride of the last stage, 2 as published or 1 for a finer map; None keeps the spec's.
+        dtype: of the computation; parameters stay float32.
+    """
+
+    spec: ResNetSpec
+    last_stride: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mode: NormMode) -> jax.Array:
+        """float32 [B, H, W, 3] to [B, h, w, C]."""
+        spec = self.spec
+        x = x.astype(self.dtype)
+        x = _convolution(spec.stem_width, spec.stem_kernel, 2, "conv1", self.dtype)(x)
+        x = nn.relu(batch_norm(self.path, "bn1", mode, self.dtype)(x))
+        if spec.stem_pool:
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
+            stride = spec.strides[stage]
+            if self.last_stride is not None and stage == len(spec.blocks) - 1:
+                stride = self.last_stride
+            for index in range(count):
+                block = _Block(
+                    width, stride if index == 0 else 1, spec.bottleneck, self.dtype, name=f"layer{stage + 1}_{index}"
+                )
+                x = block(x, mode)
+        return x

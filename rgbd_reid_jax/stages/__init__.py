@@ -1,0 +1,1 @@
+"""The named, resumable stages of a run; `table.STAGES` lists them."""

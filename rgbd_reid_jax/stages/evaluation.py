@@ -1,0 +1,43 @@
+"""The evaluation stage: embeddings of both modalities, every direction ranked, `results.json`."""
+
+import sys
+
+import numpy as np
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
+from rgbd_reid_jax.stages.job import Job
+
+
+def run_evaluation(job: Job) -> None:
+    """Embeds the splits, ranks them, and writes the results of the test people."""
+    settings = job.settings
+    ranked = {}
+    for split in settings.evaluation.splits:
+        sets = {}
+        for modality in settings.encoders:
+            sets[modality] = job.embeddings(split, modality)
+            sets[modality].save(job.workdir.embeddings(split, modality))
+        ranked[split] = rank_directions(sets, settings.evaluation.protocol)
+        for direction, scores in ranked[split]["results"].items():
+            figures = {f"eval/{split}/{direction}/{name}": value for name, value in scores.items()}
+            job.record.write("evaluation", 0, figures)
+    job.record.close()
+    last = settings.evaluation.splits[-1]
+    people = {split: len(np.unique(job.frames(split).labels["person_id"])) for split in settings.evaluation.splits}
+    content = {
+        "schema": SCHEMA,
+        "method": settings.method,
+        "seed": settings.seed,
+        "dataset": job.dataset.info.full_name,
+        "split": last,
+        "protocol": settings.evaluation.protocol,
+        "people": people,
+        **ranked[last],
+        "other_splits": {split: ranked[split]["results"] for split in settings.evaluation.splits[:-1]},
+        "seconds": job.workdir.seconds(),
+        "environment": {**environment(), "command": " ".join(sys.argv)},
+    }
+    files.write_json(job.workdir.results, content)
+    say("evaluation", f"wrote {job.workdir.results}")

@@ -1,0 +1,34 @@
+"""The report stage: `report/index.html` from what the other stages left."""
+
+import numpy as np
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.reporting.report import Frames, write_report
+from rgbd_reid_jax.stages.job import Job
+
+
+def run_report(job: Job) -> None:
+    """Writes the HTML report.
+
+    Raises:
+        InputError: the evaluation stage has not been run.
+    """
+    if not job.workdir.finished("evaluation"):
+        raise InputError(f"stage evaluation is not done in {job.workdir.path}; run it first (--stages=evaluation)")
+    split = job.settings.evaluation.splits[-1]
+    sets = {modality: Embeddings.load(job.workdir.embeddings(split, modality)) for modality in job.settings.encoders}
+    images = job.frames(split).gather(np.arange(len(job.frames(split))), ("rgb", "depth", "mask"))
+    write_report(
+        job.workdir.report.parent,
+        title=f"{job.settings.method} on {job.dataset.info.full_name}",
+        results=files.read_json(job.workdir.results),
+        config=job.config,
+        metrics=job.record.read(),
+        query_sets=sets,
+        frames=Frames(images["rgb"], images["depth"], images["mask"]),
+        protocol=job.settings.evaluation.protocol,
+    )
+    say("report", f"wrote {job.workdir.report}")

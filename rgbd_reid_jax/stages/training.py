@@ -1,0 +1,152 @@
+"""The training stages: teacher (step I), student (step II), and the one-stream baseline."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.mesh import check_batch
+from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.data.pipeline import training_batches
+from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, labelled
+from rgbd_reid_jax.metrics.ranking import as_results, rank
+from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.settings import TrainingSettings
+from rgbd_reid_jax.training import objectives
+from rgbd_reid_jax.training.freeze import frozen_norms, partition
+from rgbd_reid_jax.training.loop import Plan, train
+from rgbd_reid_jax.training.optimizer import make_optimizer, make_schedule
+from rgbd_reid_jax.training.state import create_state
+
+_ALL_TRAIN = ((".*", "train"),)
+
+
+
+def run_teacher(job: Job) -> None:
+    """Trains a network of one modality on identities."""
+    stage = job.settings.training["teacher"]
+    labels, count = job.train_labels
+    model = job.settings.network(count)
+    objective = objectives.identity_objective(
+        model, job.settings.input, stage.modality, stage.augmentation, smoothing=stage.smoothing
+    )
+    validate = _Validation(job, {stage.modality: None}, [(stage.modality, stage.modality)])
+    _run(job, "teacher", model.init, RAW_IMAGES[stage.modality], {"identity": labels}, objective, validate)
+
+
+def run_one_stream(job: Job) -> None:
+    """Trains one network on batches that mix both modalities."""
+    stage = job.settings.training["one_stream"]
+    if stage.batch_size % (2 * job.mesh.size):
+        raise InputError(
+            f"training.one_stream.batch_size={stage.batch_size} must be a multiple of {2 * job.mesh.size}: "
+            "half of each device's rows are RGB, half depth"
+        )
+    labels, count = job.train_labels
+    model = job.settings.network(count)
+    objective = objectives.one_stream_objective(
+        model, job.settings.input, stage.augmentation, smoothing=stage.smoothing
+    )
+    validate = _Validation(job, {"rgb": None, "depth": None}, [("rgb", "depth"), ("depth", "rgb")])
+    _run(job, "one_stream", model.init, ("rgb", "depth", "mask"), {"identity": labels}, objective, validate)
+
+
+def run_student(job: Job) -> None:
+    """Distils the teacher into a network that sees the other modality."""
+    stage = job.settings.training["student"]
+    taught = job.settings.training["teacher"].modality
+    if stage.modality == taught:
+        raise InputError(
+            f"training.student.modality={stage.modality!r} is the teacher's too; distillation needs the other one"
+        )
+    if not stage.loss:
+        raise InputError("training.student.loss is empty; choose a distillation loss")
+    params, batch_stats = job.trained("teacher")
+    model = job.settings.network(None)
+    target = job.embedder(taught, raw=True)(params, batch_stats, job.frames("train"), "student targets")
+    _, frozen = partition(params, stage.freeze)
+    running = frozen_norms(frozen) if stage.frozen_norm == "running" else frozenset()
+    objective = objectives.distillation_objective(
+        model, job.settings.input, stage.modality, stage.augmentation, loss=stage.loss, running=running
+    )
+    directions = [(stage.modality, taught), (taught, stage.modality)]
+    validate = _Validation(job, {stage.modality: None, taught: (params, batch_stats)}, directions)
+
+    def from_teacher(*_: Any) -> tuple[Any, Any]:
+        return params, batch_stats
+
+    _run(job, "student", from_teacher, RAW_IMAGES[stage.modality], {"target": target}, objective, validate)
+
+
+def _run(
+    job: Job,
+    name: str,
+    init: Any,
+    images: tuple[str, ...],
+    columns: Mapping[str, np.ndarray],
+    objective: objectives.Objective,
+    validate: "_Validation",
+) -> None:
+    """Trains one stage from `init(key, height, width)` or its latest checkpoint."""
+    stage: TrainingSettings = job.settings.training[name]
+    check_batch(stage.batch_size, job.mesh, f"training.{name}.batch_size")
+    size = job.settings.input
+    key = job.key(name)
+    params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
+    trainable, frozen = partition(params, stage.freeze or _ALL_TRAIN)
+    optimizer = make_optimizer(stage.optimizer, stage.steps)
+    state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, optimizer)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    say(name, f"{weights:,} weights train, {sum(leaf.size for leaf in jax.tree.leaves(frozen)):,} are frozen")
+    batches = training_batches(
+        job.frames("train"),
+        images=images,
+        columns=columns,
+        batch_size=stage.batch_size,
+        seed=job.settings.seed,
+        process=(jax.process_index(), jax.process_count()),
+    )
+    plan = Plan(name, stage.steps, stage.batch_size, stage.log_every, stage.evaluate_every, stage.score)
+    schedule = make_schedule(stage.optimizer, stage.steps)
+    with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
+        train(plan, state, objective, optimizer, schedule, batches, validate, checkpoints, job.record, job.mesh)
+        best = checkpoints.best_step()
+    say(name, f"done; the checkpoint of step {best} is used")
+
+
+class _Validation:
+    """Ranks validation people with the network as it stands.
+
+    Args:
+        job: the run.
+        networks: per modality None for the network in training, or the finished (params, batch_stats) of
+            another, which is embedded once.
+        directions: (query modality, gallery modality) pairs to rank.
+    """
+
+    def __init__(self, job: Job, networks: Mapping[str, tuple[Any, Any] | None], directions: list[tuple[str, str]]):
+        self._frames = job.frames("validation")
+        self._protocol = job.settings.evaluation.protocol
+        self._directions = directions
+        self._embedders = {modality: job.embedder(modality) for modality in networks}
+        self._fixed = {
+            modality: self._embed(modality, *network) for modality, network in networks.items() if network is not None
+        }
+
+    def _embed(self, modality: str, params: Any, batch_stats: Any):
+        return labelled(self._embedders[modality](params, batch_stats, self._frames), self._frames, modality)
+
+    def __call__(self, params: Any, batch_stats: Any) -> dict[str, float]:
+        """{"eval/rgb_to_depth/mAP": ..., ...} of the directions, fractions of 1."""
+        sets = {
+            modality: self._fixed.get(modality) or self._embed(modality, params, batch_stats)
+            for modality in self._embedders
+        }
+        figures = {}
+        for query, gallery in self._directions:
+            scores = as_results(rank(sets[query], sets[gallery], self._protocol))
+            figures |= {f"eval/{query}_to_{gallery}/{name}": value for name, value in scores.items()}
+        return figures

@@ -1,0 +1,163 @@
+"""The training loop of every stage.
+
+Two invariants. The state after step n depends on the configuration, the data and n alone: batches are a
+function of the position, random numbers of (key, step). And no step waits for the host: figures are read
+only when a line is due.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import optax
+
+from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.errors import InputError, Interrupted
+from rgbd_reid_jax.core.mesh import replicated, shard_batch
+from rgbd_reid_jax.core.progress import Progress
+from rgbd_reid_jax.training.freeze import merge
+from rgbd_reid_jax.training.objectives import Objective
+from rgbd_reid_jax.training.record import Record
+from rgbd_reid_jax.training.signals import StopRequest
+from rgbd_reid_jax.training.state import TrainState
+
+Evaluate = Callable[[Any, Any], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a stage trains and how often it looks up.
+
+    Attributes:
+        stage: name of the stage.
+        steps: updates.
+        batch_size: rows of the global batch.
+        log_every: steps between two logged lines.
+        evaluate_every: steps between two validations, each with a checkpoint; the last step has one too.
+        score: the validation figure that selects a checkpoint; "" takes the last one.
+    """
+
+    stage: str
+    steps: int
+    batch_size: int
+    log_every: int
+    evaluate_every: int
+    score: str
+
+
+def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """One update as a pure function: (state, batch) to (state, figures)."""
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def loss_fn(trainable: Any):
+            return objective(merge(trainable, state.frozen), state.batch_stats, batch, key)
+
+        (loss, (batch_stats, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+        new_state = state.replace(
+            step=state.step + 1,
+            trainable=optax.apply_updates(state.trainable, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new_state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), **figures}
+
+    return step
+
+
+def train(
+    plan: Plan,
+    state: TrainState,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    batches: grain.IterDataset,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints,
+    record: Record,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """Trains from the latest checkpoint, or from `state`, to the last step.
+
+    Args:
+        plan: length and cadence.
+        state: the state before the first step.
+        objective: what to minimise.
+        optimizer: how.
+        schedule: step to learning rate, for the log.
+        batches: endless Grain dataset of this process's rows.
+        evaluate: (params, batch_stats) to figures on validation people.
+        checkpoints: where to go on from and where to save.
+        record: where figures go.
+        mesh: all devices.
+
+    Returns:
+        The state after the last step; checkpoints hold it and, if another, the best one.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint of the last finished step is saved.
+        InputError: the loss is not finite; the last good checkpoint stays.
+    """
+    state = jax.device_put(state, replicated(mesh))
+    iterator = iter(batches)
+    start = checkpoints.latest_step() or 0
+    if start:
+        state, position = checkpoints.restore(start, state)
+        iterator.set_state(position)
+    record.rewind(plan.stage, start)
+    step_fn = jax.jit(make_step(objective, optimizer), donate_argnums=0)
+    progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.batch_size)
+    with StopRequest() as stop:
+        for done in range(start + 1, plan.steps + 1):
+            state, figures = step_fn(state, shard_batch(next(iterator), mesh))
+            if done == start + 1:
+                jax.block_until_ready(state.step)
+                progress.restart(done)  # the rate is that of training, without compilation
+            if done % plan.log_every == 0 or done == plan.steps:
+                _log(plan, done, figures, float(schedule(done - 1)), progress, record)
+            if done % plan.evaluate_every == 0 or done == plan.steps:
+                _validate(plan, done, state, evaluate, checkpoints, record, iterator)
+            if stop.requested and done < plan.steps:
+                checkpoints.save(done, state, iterator.get_state())
+                checkpoints.close()
+                raise Interrupted(
+                    f"stopped by {stop.name} after step {done}/{plan.steps} of stage {plan.stage}, which is saved; "
+                    "run the same command to go on"
+                )
+    return state
+
+
+def _log(
+    plan: Plan, done: int, figures: Mapping[str, jax.Array], rate: float, progress: Progress, record: Record
+) -> None:
+    values = {name: float(np.asarray(value)) for name, value in figures.items()}
+    if not math.isfinite(values["loss"]):
+        raise InputError(
+            f"the loss is {values['loss']} at step {done} of stage {plan.stage}; "
+            "lower its learning rate and start again in another workdir"
+        )
+    shown = {name: value for name, value in values.items() if name != "gradient_norm"}
+    progress.update(done, **shown)
+    record.write(plan.stage, done, {**values, "learning_rate": rate, "images_per_s": progress.rate(done)})
+
+
+def _validate(
+    plan: Plan,
+    done: int,
+    state: TrainState,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints,
+    record: Record,
+    iterator: grain.DatasetIterator,
+) -> None:
+    figures = evaluate(merge(state.trainable, state.frozen), state.batch_stats)
+    record.write(plan.stage, done, figures)
+    record.flush()
+    score = figures.get(plan.score) if plan.score else None
+    checkpoints.save(done, state, iterator.get_state(), score)

@@ -1,0 +1,202 @@
+"""Building TFDS datasets so that a later run trusts exactly what is whole.
+
+TFDS writes into a folder `incomplete.*` and renames it at the end. Around that, `prepare` adds a lock
+against a second builder, a check of the free space, one-line errors, and a manifest of every file's
+size and SHA-256 that is verified whenever the dataset is used again. It knows no particular dataset.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core.utils import tqdm_utils
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.progress import say
+
+MANIFEST = "manifest.json"
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def prepare(
+    make_builder: Callable[[], tfds.core.DatasetBuilder],
+    folder: str | os.PathLike[str],
+    *,
+    fingerprint: str,
+    bytes_needed: int = 0,
+    file_format: str = "array_record",
+    stage: str = "dataset",
+) -> tfds.core.DatasetBuilder:
+    """Builds a dataset, or verifies and reuses the one in `folder`.
+
+    Args:
+        make_builder: makes the builder; called when `folder` is known to be absent or whole.
+        folder: the version folder that the builder fills.
+        fingerprint: changes whenever the same config would give other data.
+        bytes_needed: free disk space without which building is not started.
+        file_format: the TFDS file format.
+        stage: the name in progress lines.
+
+    Returns:
+        The builder, ready to read.
+
+    Raises:
+        InputError: no space, or the dataset there is damaged or has another fingerprint.
+    """
+    folder = pathlib.Path(folder)
+    with _locked(folder, stage):
+        _drop_unfinished(folder)
+        if folder.exists():
+            verify(folder, fingerprint)
+            return make_builder()
+        check_free_space(folder.parent, bytes_needed)
+        marker = _marker(folder)
+        with out_of_space_is_input_error(folder):
+            files.write_text(marker, fingerprint + "\n")
+            builder = make_builder()
+            with progress_bars_off():
+                builder.download_and_prepare(file_format=file_format)
+            counts = count_records(builder)
+            write_manifest(folder, fingerprint, counts)
+            marker.unlink()
+        say(stage, f"{' + '.join(f'{n} {split}' for split, n in counts.items())} examples in {folder}")
+        return builder
+
+
+def prepare_builder(builder: tfds.core.DatasetBuilder, **options: Any) -> tfds.core.DatasetBuilder:
+    """`prepare` of a builder that exists already; `options` are those of `prepare`."""
+    return prepare(lambda: builder, str(builder.data_path), **options)
+
+
+def _marker(folder: pathlib.Path) -> pathlib.Path:
+    """There while `folder` is being built: what is found beside it is then no finished dataset."""
+    return folder.parent / f".building-{folder.name}"
+
+
+def _drop_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a killed build left: TFDS's temporary folders, and a folder without its manifest."""
+    for stale in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(stale)
+    marker = _marker(folder)
+    if marker.exists():
+        if folder.exists() and not (folder / MANIFEST).exists():
+            shutil.rmtree(folder)
+        marker.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, stage: str) -> Iterator[None]:
+    """One process at a time builds `folder`; the system releases the lock of a killed one."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.parent / f".lock-{folder.name}", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot write to {folder.parent} ({error.strerror}); choose another data_dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(stage, f"another process builds {folder}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextlib.contextmanager
+def progress_bars_off() -> Iterator[None]:
+    """TFDS prints no progress bars within; afterwards they are as before."""
+    before = tqdm_utils._active
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tqdm_utils.display_progress_bar(before)
+
+
+def check_free_space(folder: pathlib.Path, bytes_needed: int) -> None:
+    """Raises InputError if less than `bytes_needed` are free where `folder` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise InputError(
+            f"{folder} has {free / 1e6:.0f} MB free and the build needs {bytes_needed / 1e6:.0f} MB; "
+            "free some space or choose another data_dir"
+        )
+
+
+@contextlib.contextmanager
+def out_of_space_is_input_error(folder: pathlib.Path) -> Iterator[None]:
+    """Turns a full disk, however deeply wrapped, into a one-line InputError."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_space(error):
+            raise
+        raise InputError(
+            f"the disk of {folder.parent} is full; free some space and run the same command again: finished parts are kept"
+        ) from error
+
+
+def _is_out_of_space(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
+    """Records in each split's files; InputError if they are not as many as TFDS wrote."""
+    counts = {}
+    for name, split in builder.info.splits.items():
+        counts[name] = split.num_examples
+        if builder.info.file_format.value != "array_record":
+            continue
+        found = sum(array_record_module.ArrayRecordReader(str(path)).num_records() for path in split.filepaths)
+        if found != split.num_examples:
+            raise InputError(
+                f"{builder.data_path}: split {name} holds {found} records instead of {split.num_examples}; "
+                "delete that folder and run again"
+            )
+    return counts
+
+
+def write_manifest(folder: pathlib.Path, fingerprint: str, counts: dict[str, int]) -> None:
+    """Writes `manifest.json` for the files of `folder`."""
+    listed = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        listed[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    files.write_json(folder / MANIFEST, {"fingerprint": fingerprint, "examples": counts, "files": listed})
+
+
+def verify(folder: pathlib.Path, fingerprint: str) -> None:
+    """Raises InputError unless `folder` is whole and holds the data of `fingerprint`."""
+    mend = f"delete {folder} and run again"
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder / MANIFEST} is missing, so the dataset cannot be checked; {mend}")
+    try:
+        manifest = files.read_json(folder / MANIFEST)
+        found, listed = manifest["fingerprint"], dict(manifest["files"])
+        wanted = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()}
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / MANIFEST} is damaged ({error}); {mend}") from error
+    if found != fingerprint:
+        raise InputError(f"{folder} was built with fingerprint {found}, this code and config have {fingerprint}; {mend}")
+    for name, (size, digest) in wanted.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {mend}")
+        if path.stat().st_size != size:
+            raise InputError(f"{path} has {path.stat().st_size} bytes instead of {size}; {mend}")
+        if files.sha256(path) != digest:
+            raise InputError(f"{path} is damaged: its SHA-256 differs from {MANIFEST}; {mend}")

@@ -1,0 +1,53 @@
+"""The one feature schema of every RGB-D re-identification dataset here.
+
+An example is one instant of one person: an RGB crop and a depth crop on the same pixel grid,
+with the person's mask and the labels that training and evaluation need. Builders yield encoded
+bytes, never arrays: that way neither building nor reading a dataset imports TensorFlow.
+"""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+STANDING = 1
+WALKING = 2
+RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
+
+
+def frame_features(rgb_format: str = "png") -> tfds.features.FeaturesDict:
+    """The features of one frame.
+
+    - `rgb` uint8 [H, W, 3]: colour crop.
+    - `depth` uint16 [H, W, 1]: depth crop in millimetres along the optical axis, 0 = invalid.
+    - `mask` uint8 [H, W, 1]: 255 on the person, 0 elsewhere.
+    - `person_id` int32: the person, unique over all splits.
+    - `camera_id` int32: the camera.
+    - `recording_id` int32: one person before one camera without a break, unique over all splits.
+    - `recording_type` int32: a key of `RECORDING_TYPES`.
+    - `frame_id` int32: the instant within its recording; the RGB and the depth image of one
+      instant share (recording_id, frame_id).
+    - `clothes_id` int32: the outfit, unique over all splits.
+    - `person_box` float32 [4]: (ymin, xmin, ymax, xmax) of the person in pixels of the stored
+      images, pixel edges, so a box that fills the image is (0, 0, H, W).
+    - `intrinsics` float32 [4]: (fx, fy, cx, cy) of the stored images in pixels; pixel centres lie at
+      integer + 0.5, so the pixel (row, column) with depth Z lies at
+      ((column + 0.5 - cx) Z / fx, (row + 0.5 - cy) Z / fy, Z). Zeros where unknown.
+
+    Args:
+        rgb_format: "png" or "jpeg", the encoding of the colour image; the others are PNG.
+    """
+    image = tfds.features.Image
+    return tfds.features.FeaturesDict(
+        {
+            "rgb": image(shape=(None, None, 3), dtype=np.uint8, encoding_format=rgb_format),
+            "depth": image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
+            "mask": image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png"),
+            "person_id": tfds.features.Scalar(np.int32),
+            "camera_id": tfds.features.Scalar(np.int32),
+            "recording_id": tfds.features.Scalar(np.int32),
+            "recording_type": tfds.features.Scalar(np.int32),
+            "frame_id": tfds.features.Scalar(np.int32),
+            "clothes_id": tfds.features.Scalar(np.int32),
+            "person_box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Synthetic RGB-D person re-identification: procedural people before simulated cameras."""

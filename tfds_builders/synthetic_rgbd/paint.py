@@ -1,0 +1,63 @@
+"""Colours and patterns of every part: who wears what becomes one row of numbers per part."""
+
+import numpy as np
+
+from tfds_builders.synthetic_rgbd.body import PARTS
+from tfds_builders.synthetic_rgbd.people import PATTERNS
+
+# Columns of a part's paint.
+BASE, SECOND, BEYOND = slice(0, 3), slice(3, 6), slice(6, 9)
+CUT, PATTERN, PERIOD, PHASE, DARK = 9, 10, 11, 12, 13
+COLUMNS = 14
+
+_UPPER = ("waist", "belly", "chest", "bust", "shoulders")
+_DARK_LUMINANCE = 0.05
+
+
+def _row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0.0, dark=None) -> np.ndarray:
+    """Paint [F, COLUMNS]; `dark` [F] is 1 where infrared is absorbed, by default from the colour."""
+    out = np.zeros((len(base), COLUMNS))
+    out[:, BASE] = base
+    out[:, SECOND] = base if second is None else second
+    out[:, BEYOND] = base if beyond is None else beyond
+    out[:, CUT], out[:, PATTERN], out[:, PERIOD], out[:, PHASE] = cut, pattern, period, phase
+    luminance = out[:, BASE] @ np.array([0.2126, 0.7152, 0.0722])
+    out[:, DARK] = np.clip((_DARK_LUMINANCE - luminance) / _DARK_LUMINANCE, 0, 1) if dark is None else dark
+    return out
+
+
+def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfit: dict[str, np.ndarray]) -> np.ndarray:
+    """Paint of the parts: float64 [F, len(PARTS), COLUMNS].
+
+    A part shows `base` (mixed with `second` by its pattern) up to the share CUT of its length and `beyond`
+    further on: that is where sleeves, shorts and boots end.
+
+    Args:
+        skin, hair: linear-light colours [F, 3].
+        hair_style: [F].
+        outfit: the fields of `Outfits`, each [F] or [F, 3].
+    """
+    kind, sleeve = outfit["lower_kind"], outfit["sleeve"]
+    cloth = {"second": outfit["upper_second"], "period": outfit["period"], "phase": outfit["phase"]}
+    upper = _row(outfit["upper"], pattern=outfit["pattern"], **cloth)
+    banded = np.where(np.isin(outfit["pattern"], (PATTERNS.index("block"), PATTERNS.index("print"))), 0, outfit["pattern"])
+    bare = np.zeros(len(skin))
+    is_cap, is_coat = (hair_style == 5)[:, None], (kind == 3)[:, None]
+    cap = np.where(is_cap, outfit["bag_colour"], hair)
+    hair_dark = np.where(hair_style == 5, 0.3, np.where(hair[:, 1] < 0.1, 1.0, 0.5))
+    trousers = np.where((kind == 2)[:, None], skin, outfit["lower"])
+    shins = np.where(np.isin(kind, (1, 2))[:, None], skin, outfit["lower"])
+    rows = {name: upper for name in _UPPER}
+    rows |= {"pelvis": _row(outfit["lower"]), "neck": _row(skin, dark=bare), "head": _row(skin, dark=bare)}
+    rows |= {"hair": _row(cap, dark=hair_dark), "hair_tail": _row(cap, dark=hair_dark)}
+    rows["skirt"] = _row(np.where(is_coat, outfit["upper"], outfit["lower"]))
+    rows["bag"] = _row(outfit["bag_colour"])
+    for side in ("right", "left"):
+        rows[f"{side}_upper_arm"] = _row(outfit["upper"], cut=np.where(sleeve > 1, 2.0, sleeve), beyond=skin, pattern=banded, **cloth)
+        arm = np.where((sleeve > 1)[:, None], outfit["upper"], skin)
+        rows[f"{side}_forearm"] = _row(arm, pattern=np.where(sleeve > 1, banded, 0), **cloth)
+        rows[f"{side}_hand"] = _row(skin, dark=bare)
+        rows[f"{side}_thigh"] = _row(trousers, cut=np.where(kind == 1, 0.85, 2.0), beyond=skin)
+        rows[f"{side}_shank"] = _row(shins, cut=np.where(np.isin(kind, (1, 2)), 0.85, 2.0), beyond=outfit["shoes"])
+        rows[f"{side}_foot"] = _row(outfit["shoes"])
+    return np.stack([rows[name] for name in PARTS], axis=1)

@@ -1,0 +1,98 @@
+"""The TFDS builder of `synthetic_rgbd`, and `prepare`, which builds the dataset or reuses it."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from rgbd_reid_jax.core.progress import Progress, say
+from tfds_builders import prepare as prepare_lib
+from tfds_builders import schema
+from tfds_builders.synthetic_rgbd import config as config_lib
+from tfds_builders.synthetic_rgbd.config import RENDERER_VERSION, SPLITS, SyntheticRgbdConfig
+from tfds_builders.synthetic_rgbd.store import ChunkStore
+
+FILE_FORMAT = "array_record"
+_STAGE = "dataset"
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Procedural RGB-D people before simulated cameras; see docs/synthetic_rgbd.md."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = list(config_lib.CONFIGS)
+    DEFAULT_BUILDER_CONFIG_NAME = "quick"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        metadata = {
+            "fingerprint": config_lib.fingerprint(config),
+            "renderer_version": RENDERER_VERSION,
+            "knobs": config_lib.knob_values(config),
+        }
+        return self.dataset_info_from_configs(
+            features=schema.frame_features(),
+            supervised_keys=None,
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        config_lib.check(self.builder_config)
+        store = self.store()
+        total = sum(self.builder_config.num_frames(split) for split in SPLITS)
+        present = store.frames_present(SPLITS)
+        if present:
+            say(_STAGE, f"{present} of {total} frames were rendered before: {store.folder}")
+        progress = Progress(_STAGE, total, unit="frame", start=present, items="frames")
+        return {split: self._generate_examples(split, store, progress, present) for split in SPLITS}
+
+    def _generate_examples(self, split: str, store: ChunkStore, progress: Progress, present: int) -> Iterator:
+        key = 0
+        for number in range(store.count(split)):
+            chunk = store.get(split, number)
+            for index in range(len(chunk.person_box)):
+                yield key, chunk.example(index)
+                key += 1
+            progress.update(present + store.frames_rendered)
+
+    def store(self) -> ChunkStore:
+        """The chunks of this builder's config, beside its version folders."""
+        parent = pathlib.Path(self.data_dir_root) / self.name / self.builder_config.name
+        return ChunkStore(self.builder_config, parent)
+
+    def download_and_prepare(self, **kwargs) -> None:
+        """As TFDS does it; the rendered chunks are deleted when the dataset is whole."""
+        super().download_and_prepare(**kwargs)
+        self.store().remove()
+
+
+def expected_bytes(config: SyntheticRgbdConfig) -> int:
+    """Disk space, in bytes, that a build needs: the dataset and its chunks, PNGs a little below raw size."""
+    per_frame = 5 * config.height * config.width + 2000
+    return 2 * per_frame * sum(config.num_frames(split) for split in SPLITS)
+
+
+def prepare(config: str | SyntheticRgbdConfig, data_dir: str | os.PathLike[str]) -> Builder:
+    """Builds the dataset below `data_dir`, or checks and reuses the one there.
+
+    Args:
+        config: a config or the name of one.
+        data_dir: the TFDS data folder; the dataset lies in `synthetic_rgbd/<config>/<version>` below it.
+
+    Raises:
+        InputError: no such config, a bad knob, no space, or the files there are damaged or other data.
+    """
+    config = config_lib.named_config(config) if isinstance(config, str) else config
+    config_lib.check(config)
+    data_dir = pathlib.Path(data_dir).expanduser()
+    return prepare_lib.prepare(
+        lambda: Builder(config=config, data_dir=str(data_dir)),
+        data_dir / Builder.name / config.name / str(Builder.VERSION),
+        fingerprint=config_lib.fingerprint(config),
+        bytes_needed=expected_bytes(config),
+        file_format=FILE_FORMAT,
+        stage=_STAGE,
+    )
