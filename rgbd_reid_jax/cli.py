@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -96,7 +97,8 @@ def _check_override(argument: str, config: ml_collections.ConfigDict) -> None:
     if not argument.startswith("-"):
         return  # the value of the override before it, or refused by the second parse
     name = argument.lstrip("-").partition("=")[0]
-    node, parts = config, name.split(".")[1:]
+    node: Any = config
+    parts = name.split(".")[1:]
     for depth, part in enumerate(parts):
         fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
         if part not in fields:
@@ -123,7 +125,9 @@ def run(arguments: Sequence[str]) -> int:
         stages = tuple(values.stages) if values.stages else settings.stages
         for stage in stages:
             if stage not in settings.stages:
-                raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
+                raise InputError(
+                    f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}"
+                )
         workdir = Workdir(pathlib.Path(values.workdir))
         workdir.claim(config)
         job = Job(settings, workdir, config)

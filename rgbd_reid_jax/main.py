@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a configuration's stages; returns the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and ArrayRecord's C++ logs
     try:
-        from rgbd_reid_jax import cli  # noqa: PLC0415 (an interrupt while JAX is imported is caught below)
+        from rgbd_reid_jax import cli
 
         return cli.run(sys.argv if arguments is None else arguments)
     except KeyboardInterrupt:

@@ -85,9 +85,7 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        items = ocp.args.Composite(
-            **{_STATE: ocp.args.StandardSave(state), _POSITION: ocp.args.JsonSave(position)}
-        )
+        items = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _POSITION: ocp.args.JsonSave(position)})
         metrics = None if score is None else {_SCORE: float(score)}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -102,9 +100,7 @@ class Checkpoints:
             InputError: the checkpoint is damaged or of another model; the message names its folder.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._read(
-            step, **{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()}
-        )
+        restored = self._read(step, **{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()})
         return restored[_STATE], restored[_POSITION]
 
     def restore_parts(self, step: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TextIO
 
 def format_seconds(seconds: float) -> str:
     """`m:ss`, or `h:mm:ss` from one hour on."""
-    whole = int(round(max(seconds, 0.0)))
+    whole = round(max(seconds, 0.0))
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"

@@ -64,9 +64,7 @@ def random_crops(key: jax.Array, batch: int, height: int, width: int, augmentati
     shape = (batch, _TRIES)
     low, high = augmentation.crop_area
     area = jax.random.uniform(area_key, shape, minval=low, maxval=high) * height * width
-    ratio = jax.random.uniform(
-        ratio_key, shape, minval=augmentation.crop_ratio[0], maxval=augmentation.crop_ratio[1]
-    )
+    ratio = jax.random.uniform(ratio_key, shape, minval=augmentation.crop_ratio[0], maxval=augmentation.crop_ratio[1])
     tall, wide = jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)
     fits = (tall <= height) & (wide <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
@@ -158,7 +156,5 @@ def random_colour(key: jax.Array, unit: jax.Array, augmentation: Augmentation) -
     if augmentation.gain > 0:
         unit = unit * (1 + augmentation.gain * jax.random.uniform(gain_key, (batch, 1, 1, 3), minval=-1.0, maxval=1.0))
     if augmentation.offset > 0:
-        unit = unit + augmentation.offset * jax.random.uniform(
-            offset_key, (batch, 1, 1, 3), minval=-1.0, maxval=1.0
-        )
+        unit = unit + augmentation.offset * jax.random.uniform(offset_key, (batch, 1, 1, 3), minval=-1.0, maxval=1.0)
     return jnp.clip(unit, 0.0, 1.0)

@@ -39,10 +39,11 @@ def open_dataset(name: str, config: str, overrides: Mapping[str, Any], data_dir:
     """
     folder = pathlib.Path(data_dir or default_data_dir()).expanduser()
     if name == "synthetic_rgbd":
-        from tfds_builders import synthetic_rgbd  # noqa: PLC0415 (a builder is loaded when it is asked for)
+        from tfds_builders.synthetic_rgbd.config import custom_config
+        from tfds_builders.synthetic_rgbd.synthetic_rgbd_dataset_builder import prepare
 
-        chosen = synthetic_rgbd.custom_config(config, **overrides) if overrides else config
-        return synthetic_rgbd.prepare(chosen, folder)
+        chosen = custom_config(config, **overrides) if overrides else config
+        return prepare(chosen, folder)
     raise InputError(f"dataset.name={name!r} has no builder; available: {', '.join(DATASETS)}")
 
 

@@ -1,6 +1,8 @@
 """Raw frames of one modality to the network's input: for training (augmented) and for embedding (plain)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ class InputSpec:
     depth_representation: str
 
 
-def plain_input(spec: InputSpec, modality: str, batch: dict[str, jax.Array]) -> jax.Array:
+def plain_input(spec: InputSpec, modality: str, batch: Mapping[str, Any]) -> jax.Array:
     """The un-augmented input.
 
     Args:
@@ -45,7 +47,7 @@ def plain_input(spec: InputSpec, modality: str, batch: dict[str, jax.Array]) -> 
 
 
 def train_input(
-    spec: InputSpec, modality: str, batch: dict[str, jax.Array], key: jax.Array, augmentation: Augmentation
+    spec: InputSpec, modality: str, batch: Mapping[str, Any], key: jax.Array, augmentation: Augmentation
 ) -> jax.Array:
     """The augmented input; the geometry depends on `key` alone, so it is the same for both modalities.
 

@@ -1,6 +1,7 @@
 """Embeds frames of one modality with a trained encoder."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class Encoder:
     modality: str
     normalise: bool
 
-    def __call__(self, params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    def __call__(self, params: Any, batch_stats: Any, batch: Mapping[str, Any]) -> jax.Array:
         """Raw images (`rgb`, or `depth` and `mask`) to float32 [B, D]."""
         images = plain_input(self.spec, self.modality, batch)
         embedding = self.model.embed(params, batch_stats, images)

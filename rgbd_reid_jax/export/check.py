@@ -22,7 +22,7 @@ def load_encoder(card_path: pathlib.Path):
     Raises:
         InputError: the program is missing or not the one that the card describes.
     """
-    import jax.export  # noqa: PLC0415 (the command's usage line should not wait for JAX)
+    import jax.export
 
     card = files.read_json(card_path)
     path = card_path.with_name(card["program"])

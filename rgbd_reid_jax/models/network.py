@@ -25,13 +25,13 @@ class Output(NamedTuple):
         feature: float32 [B, C], before the neck.
         embedding: float32 [B, D], after the neck.
         dropped: float32 [B, D], the embedding after dropout (the embedding itself outside training).
-        logits: float32 [B, number of identities]; None without a classifier.
+        logits: float32 [B, number of identities]; [B, 0] without a classifier.
     """
 
     feature: jax.Array
     embedding: jax.Array
     dropped: jax.Array
-    logits: jax.Array | None
+    logits: jax.Array
 
 
 class _Network(nn.Module):
@@ -49,7 +49,7 @@ class _Network(nn.Module):
         neck = nn.Dense(self.embedding_dim, kernel_init=he_normal, name="embedding")(feature)
         embedding = nn.relu(batch_norm(self.path, "embedding_bn", mode, jnp.float32)(neck))
         dropped = nn.Dropout(self.dropout)(embedding, deterministic=not mode.train)
-        logits = None
+        logits = jnp.zeros((x.shape[0], 0))
         if self.num_identities is not None:
             init = nn.initializers.normal(0.001)
             logits = nn.Dense(self.num_identities, kernel_init=init, name="classifier")(dropped)

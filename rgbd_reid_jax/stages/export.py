@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def run_export(job: Job) -> None:
         )
 
 
-def _compare(card: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, object]:
+def _compare(card: pathlib.Path, arrays: dict[str, Any]) -> dict[str, Any]:
     """Runs `rgbd_reid_jax.export.check` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         inputs = pathlib.Path(folder) / "inputs.npz"

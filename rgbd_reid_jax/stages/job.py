@@ -61,10 +61,9 @@ class Job:
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of one modality, without its parameters."""
-        return Encoder(
-            self.settings.network(None), self.settings.input, modality, self.settings.evaluation.normalise
-        )
+        return Encoder(self.settings.network(None), self.settings.input, modality, self.settings.evaluation.normalise)
 
+    @functools.cache  # noqa: B019
     def embedder(self, modality: str, *, raw: bool = False) -> Embedder:
         """The encoder compiled for this run's batches; with `raw`, embeddings keep their length."""
         encoder = self.encoder(modality)
@@ -97,4 +96,6 @@ class Job:
         """Embeds a split with the trained encoder of `modality`."""
         params, batch_stats = self.trained(self.settings.encoders[modality])
         frames = self.frames(split)
-        return labelled(self.embedder(modality)(params, batch_stats, frames, f"embed {split} {modality}"), frames, modality)
+        return labelled(
+            self.embedder(modality)(params, batch_stats, frames, f"embed {split} {modality}"), frames, modality
+        )

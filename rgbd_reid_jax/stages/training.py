@@ -24,7 +24,6 @@ from rgbd_reid_jax.training.state import create_state
 _ALL_TRAIN = ((".*", "train"),)
 
 
-
 def run_teacher(job: Job) -> None:
     """Trains a network of one modality on identities."""
     stage = job.settings.training["teacher"]

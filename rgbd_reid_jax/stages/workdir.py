@@ -40,7 +40,9 @@ class Workdir:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"workdir {path} is in use by another run; wait for it or choose another --workdir") from error
+            raise InputError(
+                f"workdir {path} is in use by another run; wait for it or choose another --workdir"
+            ) from error
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Takes the folder for `config`, or checks that it is this configuration's.

@@ -30,7 +30,8 @@ def partition(params: Any, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]
         if word not in (TRAIN, FREEZE):
             raise InputError(f"freeze rule {pattern!r} says {word!r}; say {TRAIN!r} or {FREEZE!r}")
     flat = traverse_util.flatten_dict(params, sep="/")
-    used, sides = set(), {TRAIN: {}, FREEZE: {}}
+    used: set[int] = set()
+    sides: dict[str, dict[str, Any]] = {TRAIN: {}, FREEZE: {}}
     for path, value in flat.items():
         matching = [index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)]
         if len(matching) != 1:
@@ -41,7 +42,7 @@ def partition(params: Any, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]
     unused = [rules[index][0] for index in range(len(rules)) if index not in used]
     if unused:
         raise InputError(f"freeze rule {unused[0]!r} matches no parameter; remove it or mend its path")
-    return tuple(traverse_util.unflatten_dict(side, sep="/") for side in (sides[TRAIN], sides[FREEZE]))
+    return traverse_util.unflatten_dict(sides[TRAIN], sep="/"), traverse_util.unflatten_dict(sides[FREEZE], sep="/")
 
 
 def merge(trainable: Any, frozen: Any) -> dict[str, Any]:

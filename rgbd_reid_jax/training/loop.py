@@ -12,6 +12,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -60,7 +61,8 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> 
 
         (loss, (batch_stats, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
-        new_state = state.replace(
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
             trainable=optax.apply_updates(state.trainable, updates),
             batch_stats=batch_stats,
@@ -104,7 +106,7 @@ def train(
         Interrupted: a signal asked to stop; a checkpoint of the last finished step is saved.
         InputError: the loss is not finite; the last good checkpoint stays.
     """
-    state = jax.device_put(state, replicated(mesh))
+    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))  # donated below; the caller's stays
     iterator = iter(batches)
     start = checkpoints.latest_step() or 0
     if start:
@@ -134,7 +136,7 @@ def train(
 
 
 def _log(
-    plan: Plan, done: int, figures: Mapping[str, jax.Array], rate: float, progress: Progress, record: Record
+    plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progress: Progress, record: Record
 ) -> None:
     values = {name: float(np.asarray(value)) for name, value in figures.items()}
     if not math.isfinite(values["loss"]):
@@ -142,7 +144,7 @@ def _log(
             f"the loss is {values['loss']} at step {done} of stage {plan.stage}; "
             "lower its learning rate and start again in another workdir"
         )
-    shown = {name: value for name, value in values.items() if name != "gradient_norm"}
+    shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
     progress.update(done, **shown)
     record.write(plan.stage, done, {**values, "learning_rate": rate, "images_per_s": progress.rate(done)})
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -54,7 +55,7 @@ class Record:
             writer.close()
         self._events.clear()
 
-    def _lines(self) -> list[dict[str, float | str]]:
+    def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
         found = []
@@ -65,6 +66,6 @@ class Record:
                 continue  # the line that a killed run was writing
         return found
 
-    def read(self) -> list[dict[str, float | str]]:
+    def read(self) -> list[dict[str, Any]]:
         """All lines in order."""
         return self._lines()

@@ -6,6 +6,7 @@ maps the part to a round cone (Inigo Quilez, "rounded cone - intersector", iquil
 ray's parameter. Parts are visited by `lax.scan`: an unrolled loop takes minutes to compile.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,8 @@ _TINY = 1e-9
 class Cones(NamedTuple):
     """Rounded cones, mapped so that they are round: float64 [F, P, ...]; one part is [F, ...] within the scan.
 
-    `a` and `ba` are the first centre and the way to the second; `n`, `k` = 1/s - 1 the squash.
+    `a` and `ba` are the first centre and the way to the second; `n`, `k` = 1/s - 1 the squash; where `hem` is 1
+    the second ball is left out, so that the cone ends open.
     """
 
     a: jax.Array
@@ -33,6 +35,7 @@ class Cones(NamedTuple):
     k: jax.Array
     ra: jax.Array
     rb: jax.Array
+    hem: jax.Array
 
 
 class View(NamedTuple):
@@ -49,7 +52,7 @@ class View(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """What each ray meets: [F, R] each, colours and normals [F, R, 3].
+    """What each ray meets: [F, R] or [F, H, W] each, colours [..., 3].
 
     `depth` is Z in metres, `person` whether a part of the person is hit, `color` the linear light that
     reaches the sensor, `facing` the cosine between normal and ray, `dark` how far infrared is absorbed.
@@ -62,6 +65,15 @@ class Surface(NamedTuple):
     dark: jax.Array
 
 
+class Background(NamedTuple):
+    """Rays [F, R, 3] (camera axes, z = 1) and what they meet behind everything: depth, world normal, albedo."""
+
+    ray: jax.Array
+    depth: jax.Array
+    normal: jax.Array
+    albedo: jax.Array
+
+
 def cones(shapes: Shapes) -> Cones:
     """`shapes` in camera axes, mapped to round cones; absent parts lie behind the camera."""
     k = 1.0 / shapes.squash - 1.0
@@ -70,7 +82,8 @@ def cones(shapes: Shapes) -> Cones:
     a = np.where(absent, np.array([0.0, 0.0, -50.0]), to_round(shapes.a))
     b = np.where(absent, np.array([0.0, 0.1, -50.0]), to_round(shapes.b))
     ra, rb = np.maximum(shapes.ra, 1e-3), np.maximum(shapes.rb, 1e-3)
-    return Cones(a, b - a, shapes.axis, k, ra, rb)
+    hem = np.broadcast_to(np.arange(ra.shape[1]) == PARTS.index("skirt"), ra.shape).astype(np.float64)
+    return Cones(a, b - a, shapes.axis, k, ra, rb, hem)
 
 
 def view(frames: Frames) -> View:
@@ -112,15 +125,17 @@ def _hit(part: Cones, x: jax.Array, y: jax.Array) -> jax.Array:
     side = (-jnp.sqrt(jnp.maximum(h, 0.0)) - k1) / jnp.where(jnp.abs(k2) < _TINY, _TINY, k2)
     reach = m1 - ra * rr + side * m2
     best = jnp.where((h >= 0) & (reach > 0) & (reach < d2) & (side > NEAREST_M), side, FAR)
-    for m, square, radius in ((m3, m5, ra), (m6, m7, rb)):
+    for m, square, radius, there in ((m3, m5, ra, True), (m6, m7, rb, part.hem[:, None] == 0)):
         h = m * m - dd * (square - radius * radius)
         ball = (-m - jnp.sqrt(jnp.maximum(h, 0.0))) / dd
-        best = jnp.minimum(best, jnp.where((h >= 0) & (ball > NEAREST_M), ball, FAR))
+        best = jnp.minimum(best, jnp.where((h >= 0) & (ball > NEAREST_M) & there, ball, FAR))
     return best
 
 
-def _nearest(parts: Cones, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Depth and index of the first part along each ray; index -1 where none is met."""
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _nearest(parts: Cones, intrinsics: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Depth and index [F, R] of the first part along each ray; FAR and -1 where none is met."""
+    x, y = rays(intrinsics, height, width)
 
     def step(carry, indexed):
         depth, which = carry
@@ -135,19 +150,24 @@ def _nearest(parts: Cones, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def trace(parts: Cones, scene: View, height: int, width: int) -> Surface:
-    """What the rays of a batch of crops meet."""
-    x, y = rays(scene.intrinsics, height, width)
-    depth, which = _nearest(parts, x, y)
-    back_depth, back_normal, back_albedo = _background(scene, x, y)
-    behind = back_depth < depth
-    depth = jnp.minimum(depth, back_depth)
-    hit = jnp.stack([x * depth, y * depth, depth], axis=-1)
+    """What the rays of a batch of crops meet: [F, height, width]."""
+    depth, which = _nearest(parts, scene.intrinsics, height, width)
+    surface = _shade(parts, scene, depth, which, _background(scene, height, width))
+    return Surface(*(v.reshape(v.shape[0], height, width, *v.shape[2:]) for v in surface))
+
+
+@jax.jit
+def _shade(parts: Cones, scene: View, depth: jax.Array, which: jax.Array, background: Background) -> Surface:
+    """Colours and the rest of the surfaces whose depth and part [F, R] are known."""
+    behind = background.depth < depth
+    depth = jnp.minimum(depth, background.depth)
+    hit = background.ray * depth[..., None]
     index = jnp.maximum(which, 0)
     normal, along = _part_normal(parts, index, hit)
     albedo, dark = _part_albedo(scene, index, hit, along)
     world = jnp.einsum("fij,frj->fri", scene.rotation, normal)
-    world = jnp.where(behind[..., None], back_normal, world)
-    albedo = jnp.where(behind[..., None], back_albedo, albedo)
+    world = jnp.where(behind[..., None], background.normal, world)
+    albedo = jnp.where(behind[..., None], background.albedo, albedo)
     color = albedo * _shading(scene.light, world)[..., None] * scene.light[:, None, 4:7]
     ray = jnp.einsum("fij,frj->fri", scene.rotation, hit)
     facing = jnp.abs(jnp.sum(world * ray, -1)) / jnp.sqrt(jnp.sum(ray * ray, -1))
@@ -211,12 +231,14 @@ def _shading(light: jax.Array, normal: jax.Array) -> jax.Array:
     return ambient * (0.85 + 0.15 * normal[..., 2]) + (1.0 - ambient) * direct
 
 
-def _background(scene: View, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Depth, world normal and albedo of floor and wall.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _background(scene: View, height: int, width: int) -> Background:
+    """Floor and wall along every ray.
 
     Room columns: 0 wall distance, 1 wall yaw, 2:5 wall colour, 5:8 floor colour, 8 and 9 their texture
     contrasts, 10:18 texture frequencies (rad/m), 18:26 phases, 26:29 poster (place, height, size).
     """
+    x, y = rays(scene.intrinsics, height, width)
     room = scene.room
     at = lambda i: room[:, i : i + 1]  # noqa: E731
     direction = [_dot(scene.rotation[:, i], x, y, 1.0) for i in range(3)]
@@ -244,4 +266,4 @@ def _background(scene: View, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax
     wall_normal = jnp.stack([-s, -c, zero], axis=-1)
     normal = jnp.where(on_floor[..., None], jnp.array([0.0, 0.0, 1.0]), wall_normal)
     albedo = jnp.clip(colour * (texture * contact)[..., None], 0.01, 0.9)
-    return depth, normal, albedo
+    return Background(jnp.stack([x, y, jnp.ones_like(x)], axis=-1), depth, normal, albedo)

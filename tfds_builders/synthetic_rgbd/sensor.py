@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tfds_builders.synthetic_rgbd import render
 from tfds_builders.synthetic_rgbd.config import SyntheticRgbdConfig
@@ -17,7 +18,7 @@ from tfds_builders.synthetic_rgbd.config import SyntheticRgbdConfig
 STEP_QUADRATIC, STEP_LINEAR = 2.73e-3, 0.74e-3
 EDGE_M = 0.10
 GRAZING_COSINE = 0.22
-_WORDS = 11
+_DRAWS = 6
 
 
 class Settings(NamedTuple):
@@ -50,33 +51,35 @@ class Images(NamedTuple):
     mask: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def take_images(parts: render.Cones, scene: render.View, key: jax.Array, knobs: Settings) -> Images:
+def take_images(parts: render.Cones, scene: render.View, key: np.ndarray, knobs: Settings) -> Images:
     """Renders a batch of frames; `key` uint32 [F, 2] seeds each frame's noise.
 
     Call it within `draws.exact()`: in float64, a frame's pixels then depend neither on its batch nor
-    on the machine.
+    on the machine. It is several programs because XLA, given one, computes each surface anew for every
+    neighbour that reads it.
     """
     surface = render.trace(parts, scene, knobs.height, knobs.width)
-    words = jax.vmap(lambda k: jax.random.bits(k, (_WORDS, knobs.height, knobs.width), jnp.uint32))(
-        jax.random.wrap_key_data(key, impl="threefry2x32")
-    )
-    square = lambda v: v.reshape(v.shape[0], knobs.height, knobs.width, *v.shape[2:])  # noqa: E731
-    surface = render.Surface(*(square(v) for v in surface))
-    rgb = sense_color(surface.color, scene.light[:, 7:10], [_normal(words[:, 2 * i], words[:, 2 * i + 1]) for i in range(3)], knobs)
-    noise = _normal(words[:, 6], words[:, 7])
-    chances = [_uniform(words[:, 8]), _uniform(words[:, 9]), _uniform(words[:, 10])]
-    depth = sense_depth(surface, scene.intrinsics[:, 0], noise, chances, knobs)
-    return Images(rgb, depth, jnp.where(surface.person, 255, 0).astype(jnp.uint8))
+    words = _draw(key, knobs.height, knobs.width)
+    rgb = sense_color(surface.color, scene.light[:, 7:10], words[:, :3], knobs)
+    depth = sense_depth(surface, scene.intrinsics[:, 0], words[:, 3:], knobs)
+    return Images(rgb, depth, surface.person.astype(jnp.uint8) * 255)
 
 
-def _normal(first: jax.Array, second: jax.Array) -> jax.Array:
-    """About standard normal: the sum of four uniform 16-bit numbers, bounded by 3.46."""
-    total = sum((word >> shift) & 0xFFFF for word in (first, second) for shift in (0, 16))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw(key: jax.Array, height: int, width: int) -> jax.Array:
+    """Random uint64 [F, _DRAWS, H, W]: each frame's from its own key."""
+    keys = jax.random.wrap_key_data(key, impl="threefry2x32")
+    return jax.vmap(lambda k: jax.random.bits(k, (_DRAWS, height, width), jnp.uint64))(keys)
+
+
+def _normal(word: jax.Array) -> jax.Array:
+    """About standard normal from uint64: the sum of four uniform 16-bit numbers, bounded by 3.46."""
+    total = sum((word >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
     return (total.astype(jnp.float64) - 2.0 * 65535.0) / (65536.0 * (4.0 / 12.0) ** 0.5)
 
 
 def _uniform(word: jax.Array) -> jax.Array:
+    """Uniform in (0, 1) from 32 random bits in a uint64."""
     return (word.astype(jnp.float64) + 0.5) / 2.0**32
 
 
@@ -95,11 +98,15 @@ def _blur(image: jax.Array, sigma: float) -> jax.Array:
     return image
 
 
-def sense_color(light: jax.Array, gain: jax.Array, noise: list[jax.Array], knobs: Settings) -> jax.Array:
-    """Linear light [F, H, W, 3] through blur, gain [F, 3], shot and read noise and gamma 2 to uint8."""
+@functools.partial(jax.jit, static_argnums=3)
+def sense_color(light: jax.Array, gain: jax.Array, words: jax.Array, knobs: Settings) -> jax.Array:
+    """Linear light [F, H, W, 3] through blur, gain [F, 3], shot and read noise and gamma 2 to uint8.
+
+    `words` uint64 [F, 3, H, W] are random bits.
+    """
     signal = jnp.maximum(_blur(light, knobs.rgb_blur_px) * gain[:, None, None, :], 0.0)
     deviation = knobs.rgb_noise * jnp.sqrt(0.15 + 1.7 * signal)  # equals the knob at mid grey, 0.5
-    noisy = signal + deviation * jnp.stack(noise, axis=-1)
+    noisy = signal + deviation * jnp.moveaxis(_normal(words), 1, -1)
     return jnp.round(255.0 * jnp.sqrt(jnp.clip(noisy, 0.0, 1.0))).astype(jnp.uint8)
 
 
@@ -145,20 +152,20 @@ def _beside_edge(depth: jax.Array) -> jax.Array:
     return bend * depth**2 > EDGE_M
 
 
-def sense_depth(
-    surface: render.Surface, focal: jax.Array, noise: jax.Array, chances: list[jax.Array], knobs: Settings
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=3)
+def sense_depth(surface: render.Surface, focal: jax.Array, words: jax.Array, knobs: Settings) -> jax.Array:
     """uint16 millimetres [F, H, W], 0 where the sensor gives nothing.
 
     Args:
         surface: what the pixels see, each [F, H, W].
         focal: pixels [F].
-        noise: standard normal [F, H, W].
-        chances: three uniform [F, H, W]: for edges, for grazing and dark surfaces, for random holes.
+        words: random bits, uint64 [F, 3, H, W].
         knobs: sensor settings.
     """
-    true = surface.depth
-    measured = quantise(jnp.maximum(true + knobs.depth_noise * true**2 * noise, render.NEAREST_M), knobs.depth_step_scale)
+    true, noise = surface.depth, _normal(words[:, 0])
+    chances = [_uniform(words[:, 1] >> 32), _uniform(words[:, 1] & 0xFFFFFFFF), _uniform(words[:, 2] >> 32)]
+    noisy = jnp.maximum(true + knobs.depth_noise * true**2 * noise, render.NEAREST_M)
+    measured = quantise(noisy, knobs.depth_step_scale)
     hole = shadow(true, focal, knobs.projector_baseline_m)
     hole |= _beside_edge(true) & (chances[0] < knobs.edge_hole_rate)
     grazing = (surface.facing < GRAZING_COSINE) & (chances[1] < knobs.grazing_hole_rate)

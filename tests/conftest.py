@@ -1,0 +1,87 @@
+"""What every test shares: eight fake CPU devices, strict JAX, a home of its own, and a tiny network."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+# All of this must precede the first import of JAX, Grain or TFDS, which read it at import time.
+_HOME = tempfile.mkdtemp(prefix="rgbd_reid_jax_tests_")
+os.environ["HOME"] = _HOME
+os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+from jax.sharding import AxisType  # noqa: E402
+
+from rgbd_reid_jax.data.dataset import IMAGES, LABELS, CachedFrames  # noqa: E402
+from rgbd_reid_jax.models.network import Model  # noqa: E402
+from rgbd_reid_jax.models.resnet import RESNETS, ResNetSpec  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+flags.FLAGS.mark_as_parsed()  # Grain reads its flags
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The repository's root."""
+    return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def mesh_of():
+    """Meshes over the first `count` of the eight fake devices."""
+
+    def make(count: int, fsdp: int = 1) -> jax.sharding.Mesh:
+        devices = np.array(jax.devices()[:count]).reshape(count // fsdp, fsdp)
+        return jax.sharding.Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    """A network of two residual blocks and 8-d embeddings that compiles in a second; for inputs of 16x8."""
+    RESNETS["tiny"] = ResNetSpec((1, 1), (4, 8), False, 3, 4, False, (1, 1))
+    yield Model("tiny", embedding_dim=8, dropout=0.0, num_identities=4)
+    del RESNETS["tiny"]
+
+
+def random_records(count: int, height: int = 16, width: int = 8) -> list[dict[str, np.ndarray]]:
+    """Frames as a TFDS data source gives them: four people who differ in colour and in depth."""
+    random = np.random.default_rng(7)
+    records = []
+    for index in range(count):
+        person = index % 4
+        record = dict.fromkeys(LABELS, np.int32(0))
+        record |= {"person_id": np.int32(10 + 5 * person), "camera_id": np.int32(index // 4 % 2)}
+        record |= {"recording_id": np.int32(index // 4), "frame_id": np.int32(index), "clothes_id": np.int32(person)}
+        rgb = random.integers(0, 60, (height, width, 3))
+        rgb[:, person * width // 4 : (person + 1) * width // 4] += 180
+        depth = random.integers(2000, 2100, (height, width, 1))
+        depth[person * height // 4 : (person + 1) * height // 4] += 400
+        depth[0, 0] = 0
+        mask = np.zeros((height, width, 1))
+        mask[2:-2, 2:-2] = 255
+        images = zip(IMAGES, (rgb, depth, mask), (np.uint8, np.uint16, np.uint8), strict=True)
+        records.append(record | {name: image.astype(dtype) for name, image, dtype in images})
+    return records
+
+
+@pytest.fixture(scope="session")
+def make_records():
+    """`random_records`, for tests that need the data source itself."""
+    return random_records
+
+
+@pytest.fixture(scope="session")
+def tiny_frames() -> CachedFrames:
+    """24 frames of 16x8 pixels, four people."""
+    return CachedFrames(random_records(24))
