@@ -22,50 +22,51 @@ from rgbd_reid_jax.stages.workdir import Workdir
 INTERRUPTED, UNUSABLE = 130, 2
 
 
-def _define(values: flags.FlagValues, arguments: Sequence[str] | None) -> None:
-    """Defines the flags; with `arguments` the configuration is loaded and overridden, else only named."""
-    text = "Configuration file, such as configs/distill.py or configs/distill.py:biwi."
-    if arguments is None:
-        flags.DEFINE_string("config", None, text, flag_values=values)
-    else:
-        config_flags.DEFINE_config_file("config", None, text, flag_values=values, sys_argv=list(arguments))
-    flags.DEFINE_string("workdir", None, "Folder of this run; the same command goes on in it.", flag_values=values)
+def _named_flags() -> flags.FlagValues:
+    """The flags beside the configuration's overrides."""
+    values = flags.FlagValues()
+    for name, text in (
+        ("config", "Configuration file, such as configs/distill.py or configs/distill.py:biwi."),
+        ("workdir", "Folder of this run; the same command goes on in it."),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_list("stages", None, f"Only these stages, of: {', '.join(STAGES)}.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
 
 
-def _parse(arguments: Sequence[str]) -> flags.FlagValues:
-    """Flags with the configuration and its overrides.
+def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """The flags, and the configuration with its overrides (empty when help is asked for).
 
     Raises:
         InputError: an unknown flag, configuration, override or value.
     """
-    named = flags.FlagValues()
-    _define(named, None)
+    values = _named_flags()
     try:
-        rest = named(list(arguments), known_only=True)[1:]
+        rest = values(list(arguments), known_only=True)[1:]
     except flags.Error as error:
         raise InputError(_one_line(error)) from error
-    if named.help:
-        return named
+    if values.help:
+        return values, ml_collections.ConfigDict()
     for argument in rest:
-        _check_flag(argument, list(named))
-    if not named.config:
+        _check_flag(argument, list(values))
+    if not values.config:
         raise InputError("--config is missing; say, for example, --config=configs/distill.py")
-    if not named.workdir:
+    if not values.workdir:
         raise InputError("--workdir is missing; say, for example, --workdir=runs/distill")
-    config = _load(named.config)
+    config = _load(values.config)
     for argument in rest:
         _check_override(argument, config)
-    values = flags.FlagValues()
-    _define(values, arguments)
+    argv = [arguments[0], *rest]
+    overrides = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=overrides, sys_argv=argv)
     try:
-        rest = values(list(arguments))[1:]
+        surplus = overrides(argv)[1:]
     except Exception as error:  # ml_collections raises many kinds for values that do not fit
         raise InputError(_one_line(error)) from error
-    if rest:
-        raise InputError(f"argument {rest[0]!r} is not a flag; flags look like --workdir=runs/distill")
-    return values
+    if surplus:
+        raise InputError(f"argument {surplus[0]!r} is not a flag; flags look like --workdir=runs/distill")
+    return values, config
 
 
 def _load(path: str) -> ml_collections.ConfigDict:
@@ -116,30 +117,31 @@ def _one_line(error: BaseException) -> str:
 def run(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for; returns the exit status."""
     try:
-        values = _parse(arguments)
+        values, config = _parse(arguments)
         if values.help:
-            print(__doc__, values.get_help(), sep="\n")
+            print(values.get_help())
             return 0
-        config = values.config.to_dict()
-        settings = read_settings(config, tuple(STAGES))
-        stages = tuple(values.stages) if values.stages else settings.stages
-        for stage in stages:
-            if stage not in settings.stages:
-                raise InputError(
-                    f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}"
-                )
-        workdir = Workdir(pathlib.Path(values.workdir))
-        workdir.claim(config)
-        job = Job(settings, workdir, config)
-        run_stages(job, stages)
+        _run(values, config.to_dict())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return UNUSABLE
     except Interrupted as stop:
         print(stop, file=sys.stderr, flush=True)
         return INTERRUPTED
-    if workdir.results.exists():
-        print(results_table(files.read_json(workdir.results)))
-    if workdir.finished("report"):
-        print(f"report: {workdir.report}")
     return 0
+
+
+def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
+    """Runs the stages, then prints the results and where the report lies."""
+    settings = read_settings(config, tuple(STAGES))
+    stages = tuple(values.stages) if values.stages else settings.stages
+    for stage in stages:
+        if stage not in settings.stages:
+            raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
+    with Workdir(pathlib.Path(values.workdir)) as workdir:
+        workdir.claim(config)
+        run_stages(Job(settings, workdir, config), stages)
+        if workdir.results.exists():
+            print(results_table(files.read_json(workdir.results)))
+        if workdir.finished("report"):
+            print(f"report: {workdir.report}")

@@ -9,7 +9,9 @@ import tempfile
 _HOME = tempfile.mkdtemp(prefix="rgbd_reid_jax_tests_")
 os.environ["HOME"] = _HOME
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Compilation takes most of the time here; without LLVM's optimisations it takes a third of it.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -85,3 +87,14 @@ def make_records():
 def tiny_frames() -> CachedFrames:
     """24 frames of 16x8 pixels, four people."""
     return CachedFrames(random_records(24))
+
+
+@pytest.fixture(scope="session")
+def tiny_data_dir(tmp_path_factory) -> pathlib.Path:
+    """A TFDS data folder with synthetic_rgbd/tiny, built once for all pytest workers; read only."""
+    from tfds_builders.synthetic_rgbd.synthetic_rgbd_dataset_builder import prepare
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
+    prepare("tiny", folder)  # takes a lock of its own: the other workers wait, then reuse
+    return folder

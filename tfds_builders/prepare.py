@@ -62,6 +62,7 @@ def prepare(
         with out_of_space_is_input_error(folder):
             files.write_text(marker, fingerprint + "\n")
             builder = make_builder()
+            builder._log_download_bytes = builder._log_download_done = lambda: None  # "Downloading ... Unknown size"
             with progress_bars_off():
                 builder.download_and_prepare(file_format=file_format)
             counts = count_records(builder)
@@ -191,7 +192,9 @@ def verify(folder: pathlib.Path, fingerprint: str) -> None:
     except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST} is damaged ({error}); {mend}") from error
     if found != fingerprint:
-        raise InputError(f"{folder} was built with fingerprint {found}, this code and config have {fingerprint}; {mend}")
+        raise InputError(
+            f"{folder} was built with fingerprint {found}, this code and config have {fingerprint}; {mend}"
+        )
     for name, (size, digest) in wanted.items():
         path = folder / name
         if not path.is_file():

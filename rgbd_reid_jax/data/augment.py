@@ -83,7 +83,7 @@ def _interpolation(start: jax.Array, extent: jax.Array, size_in: int, size_out: 
     When shrinking the triangle widens (antialiasing); at the image's edge weights are renormalised.
     """
     scale = extent / size_out
-    centres = start[:, None] + (jnp.arange(size_out) + 0.5) * scale[:, None] - 0.5
+    centres = start[:, None] + (jnp.arange(size_out) + 0.5)[None, :] * scale[:, None] - 0.5
     reach = jnp.maximum(scale, 1.0)[:, None, None]
     distance = jnp.abs(centres[:, :, None] - jnp.arange(size_in, dtype=jnp.float32)[None, None, :])
     weights = jnp.maximum(1.0 - distance / reach, 0.0)
@@ -148,7 +148,7 @@ def random_colour(key: jax.Array, unit: jax.Array, augmentation: Augmentation) -
     if augmentation.channel_shuffle > 0:
         order = jnp.argsort(jax.random.uniform(order_key, (batch, 3)), axis=1)
         chosen = jax.random.bernoulli(shuffle_key, augmentation.channel_shuffle, (batch, 1))
-        order = jnp.where(chosen, order, jnp.arange(3))
+        order = jnp.where(chosen, order, jnp.arange(3)[None, :])
         unit = jnp.take_along_axis(unit, order[:, None, None, :], axis=3)
     if augmentation.gamma > 0:
         power = jax.random.uniform(gamma_key, (batch, 1, 1, 1), minval=-1.0, maxval=1.0) * augmentation.gamma

@@ -25,26 +25,41 @@ def default_data_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
 
 
-def open_dataset(name: str, config: str, overrides: Mapping[str, Any], data_dir: str | None) -> Any:
-    """The TFDS builder of a dataset that is ready to read, built first where it is not there yet.
+def dataset_config(name: str, config: str, overrides: Mapping[str, Any]) -> Any:
+    """The builder config of a dataset, checked before any work is done.
 
     Args:
         name: one of `DATASETS`.
         config: a named BuilderConfig.
         overrides: knobs of that config to change; the changed dataset gets a name and a folder of its own.
+
+    Raises:
+        InputError: unknown name, config or knob.
+    """
+    if name == "synthetic_rgbd":
+        from tfds_builders.synthetic_rgbd.config import custom_config, named_config
+
+        return custom_config(config, **overrides) if overrides else named_config(config)
+    raise InputError(f"dataset.name={name!r} has no builder; available: {', '.join(DATASETS)}")
+
+
+def open_dataset(name: str, config: str, overrides: Mapping[str, Any], data_dir: str | None) -> Any:
+    """The TFDS builder of a dataset that is ready to read, built first where it is not there yet.
+
+    Args:
+        name: as for `dataset_config`.
+        config: likewise.
+        overrides: likewise.
         data_dir: TFDS data folder; `default_data_dir()` when None or empty.
 
     Raises:
         InputError: unknown name, config or knob; damaged data; a folder or disk that cannot take it.
     """
+    chosen = dataset_config(name, config, overrides)
     folder = pathlib.Path(data_dir or default_data_dir()).expanduser()
-    if name == "synthetic_rgbd":
-        from tfds_builders.synthetic_rgbd.config import custom_config
-        from tfds_builders.synthetic_rgbd.synthetic_rgbd_dataset_builder import prepare
+    from tfds_builders.synthetic_rgbd.synthetic_rgbd_dataset_builder import prepare
 
-        chosen = custom_config(config, **overrides) if overrides else config
-        return prepare(chosen, folder)
-    raise InputError(f"dataset.name={name!r} has no builder; available: {', '.join(DATASETS)}")
+    return prepare(chosen, folder)
 
 
 class Frames(Protocol):
@@ -110,7 +125,7 @@ def read_split(builder: Any, split: str, cache: str) -> Frames:
         have = ", ".join(builder.info.splits)
         raise InputError(f"dataset {builder.info.full_name} has no split {split!r}; it has: {have}")
     if cache not in CACHES:
-        raise InputError(f"data.cache={cache!r} is unknown; choose one of: {', '.join(CACHES)}")
+        raise InputError(f"dataset.cache={cache!r} is unknown; choose one of: {', '.join(CACHES)}")
     source = builder.as_data_source(split)
     return CachedFrames(source) if cache == "host" else StreamedFrames(source)
 

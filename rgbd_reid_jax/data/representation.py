@@ -101,4 +101,7 @@ def rgb_input(rgb: jax.Array) -> jax.Array:
 
 def normalise_rgb(unit: jax.Array) -> jax.Array:
     """Colour in [0, 1], float32 [..., 3], minus ImageNet's mean, over its standard deviation."""
-    return (unit - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+    mean, deviation = (
+        jnp.asarray(values).reshape((1,) * (unit.ndim - 1) + (3,)) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (unit - mean) / deviation

@@ -7,7 +7,7 @@ from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.dataset import CACHES
+from rgbd_reid_jax.data.dataset import CACHES, dataset_config
 from rgbd_reid_jax.data.inputs import MODALITIES, InputSpec
 from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
 from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES
@@ -180,6 +180,6 @@ def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> S
     _choice(settings.dataset.cache, CACHES, "dataset.cache")
     _choice(settings.input.depth_representation, DEPTH_REPRESENTATIONS, "input.depth_representation")
     _choice(settings.evaluation.protocol, PROTOCOLS, "evaluation.protocol")
-    settings.dataset.overrides()
+    dataset_config(settings.dataset.name, settings.dataset.config, settings.dataset.overrides())
     settings.network(None)
     return settings

@@ -40,9 +40,16 @@ class Workdir:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise InputError(
                 f"workdir {path} is in use by another run; wait for it or choose another --workdir"
             ) from error
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Takes the folder for `config`, or checks that it is this configuration's.

@@ -89,7 +89,7 @@ def person_shapes(
     joints = _trunk(parts, body, outfit, pose)
     _head(parts, body, hair_style, hair_volume, pose, joints)
     _arms(parts, body, outfit, pose, joints)
-    _garments(parts, body, outfit, joints)
+    _garments(parts, body, outfit, pose, joints)
     shapes = parts.shapes()
     origin = _vector(position[:, 0], position[:, 1], -lowest)
     yaw = heading + np.pi  # body +y (forward) becomes the world's -y
@@ -175,12 +175,13 @@ def _trunk(parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np.nd
     waist_radius, chest_radius = body["waist_half"] + loose, body["chest_half"] + loose
     low = hips + _times(0.12 * ones, spine)
     parts.add("waist", low, waist, 0.88 * half + loose, waist_radius, hip_front, 0.74)
-    swell = 0.78 * body["waist_half"]
-    middle = 0.5 * low + 0.5 * waist + _times(0.72 * body["waist_half"] - swell + body["belly"] + loose, hip_front)
-    parts.add("belly", middle - _times(0.02 * ones, spine), middle + _times(0.03 * ones, spine), swell, swell)
+    swell = 0.90 * body["waist_half"] + loose
+    middle = 0.5 * low + 0.5 * waist + _times(0.16 * body["waist_half"] + body["belly"], hip_front)
+    a, b = middle - _times(0.04 * ones, spine), middle + _times(0.03 * ones, spine)
+    parts.add("belly", a, b, swell, 0.95 * swell, hip_front, 0.62)
     chest = waist + _times(0.36 * length, upper)
     parts.add("chest", waist, chest, waist_radius, chest_radius, front, body["chest_flat"])
-    swell = 0.42 * body["chest_half"] + 0.5 * loose
+    swell = 0.50 * body["chest_half"] + 0.5 * loose
     ahead = body["chest_flat"] * body["chest_half"] - swell + body["bust"] + 0.5 * loose
     middle, reach = chest + _times(ahead, front) - _times(0.05 * ones, upper), 0.42 * body["chest_half"]
     parts.add("bust", middle - _times(reach, right), middle + _times(reach, right), swell, swell)
@@ -202,7 +203,9 @@ def _head(parts: _Builder, body, style: np.ndarray, volume: np.ndarray, pose: Po
     neck_up = _up(bend, pose.side)
     chin = joints["shoulders"] + _times(body["neck_length"], neck_up)
     wide = body["neck_radius"]
-    parts.add("neck", joints["shoulders"] - _times(0.05 + 0 * wide, joints["upper"]), chin + 0.02 * neck_up, 1.5 * wide, wide)
+    parts.add(
+        "neck", joints["shoulders"] - _times(0.05 + 0 * wide, joints["upper"]), chin + 0.02 * neck_up, 1.5 * wide, wide
+    )
     yaw = pose.shoulder_twist + pose.head_yaw
     up = _up(0.3 * body["head_forward"] - pose.head_pitch, 0.0 * pose.side)
     front = _turn(np.broadcast_to(np.array([0.0, 1.0, 0.0]), up.shape), yaw)
@@ -213,25 +216,30 @@ def _head(parts: _Builder, body, style: np.ndarray, volume: np.ndarray, pose: Po
     jaw = chin + _times(0.28 * size, up) + _times(0.10 * size, front)
     crown = chin + _times(size - skull, up) + _times(0.02 * size, front)
     parts.add("head", jaw, crown, 0.28 * size, skull, right, half / skull)
-    present = (style > 0).astype(float)
+    present, is_cap = (style > 0).astype(float), (style == 5)[:, None]
     back = crown - _times(0.10 * size, front) + _times(0.03 * size, up)
-    is_cap = (style == 5).astype(float)
-    radius = present * (skull + volume * (1 - 0.5 * is_cap))
+    back = np.where(is_cap, crown - _times(0.03 * size, front) + _times(0.07 * size, up), back)
+    radius = present * (skull + np.where(style == 5, 0.006, volume))
     low = back - _times(0.12 * size, up) - _times(0.05 * size, front)
+    low = np.where(is_cap, back - _times(0.05 * size, front) - _times(0.02 * size, up), low)
     parts.add("hair", low, back, 0.97 * radius, radius, right, (half + 0.8 * volume) / skull)
     # medium: to the nape; long: to the shoulder blades; bun: a knot; cap: the visor
     nape, blades = chin - _times(0.10 * size, front), joints["shoulders"] - _times(0.13 + 0 * size, joints["upper"])
     blades = blades - _times(0.62 * body["chest_half"], joints["front"])
     knot, visor = back - _times(1.15 * skull, front), crown + _times(0.9 * skull, front) + _times(0.15 * size, up)
     end = np.select([style[:, None] == s for s in (2, 3, 4, 5)], [nape, blades, knot, visor], back)
-    start = np.select([style[:, None] == s for s in (4, 5)], [knot + _times(0.03 * size, up), crown + _times(0.15 * size, up)], low)
+    start = np.select(
+        [style[:, None] == s for s in (4, 5)], [knot + _times(0.03 * size, up), crown + _times(0.15 * size, up)], low
+    )
     r1 = np.select([style == s for s in (2, 3, 4, 5)], [0.92 * skull, 0.85 * skull, 0.32 * skull, 0.62 * skull], 0.0)
     r2 = np.select([style == s for s in (2, 3, 4, 5)], [0.78 * skull, 0.55 * skull, 0.30 * skull, 0.55 * skull], 0.0)
     flat = np.where((style == 5)[:, None], up, np.where((style == 3)[:, None], joints["front"], right))
     parts.add("hair_tail", start, end, r1, r2, flat, np.select([style == 5, style == 3], [0.22, 0.72], 0.95))
 
 
-def _arms(parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np.ndarray], pose: Pose, joints: dict) -> None:
+def _arms(
+    parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np.ndarray], pose: Pose, joints: dict
+) -> None:
     """Adds upper arms, forearms and hands."""
     length = body["arm_length"] * (1 - body["forearm_share"])
     fore = body["arm_length"] * body["forearm_share"]
@@ -257,7 +265,9 @@ def _limb(splay: np.ndarray, pitch: np.ndarray, twist: np.ndarray) -> np.ndarray
     return _turn(v, twist)
 
 
-def _garments(parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np.ndarray], joints: dict) -> None:
+def _garments(
+    parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np.ndarray], pose: Pose, joints: dict
+) -> None:
     """Adds skirt or coat tails, and the bag."""
     length, _ = _leg_length(body)
     kind = outfit["lower_kind"]
@@ -267,7 +277,12 @@ def _garments(parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np
     hem = _vector(0 * half, 0.01, -outfit["skirt_length"] * length)
     loose = np.where(kind == 3, outfit["loose_upper"], outfit["loose_lower"])
     wide = half * 0.96 + loose + outfit["flare"]
-    parts.add("skirt", top, hem, worn * (0.90 * half + loose), worn * wide, joints["hip_front"], 0.78)
+    # The cloth gives way to striding legs: the hem is as deep as the legs are there.
+    stride = np.abs(np.sin(pose.thigh)).max(axis=1) * outfit["skirt_length"] * length
+    deep = np.maximum(0.78, (0.8 * stride + body["thigh_radius"] + outfit["loose_lower"]) / wide)
+    parts.add(
+        "skirt", top, hem, worn * (0.90 * half + loose) / np.maximum(1.0, deep), worn * wide, joints["hip_front"], deep
+    )
     size, bag = outfit["bag_size"], outfit["bag"]
     behind = -(body["chest_flat"] * body["chest_half"] + outfit["loose_upper"] + 0.06 * size)
     back = _times(behind, joints["front"])
@@ -277,7 +292,9 @@ def _garments(parts: _Builder, body: dict[str, np.ndarray], outfit: dict[str, np
     sling = beside + _times(0.02 * size, joints["spine"])
     pack = (bag == 1)[:, None]
     a = np.where(pack, pack_low, sling - _times(0.08 * size, joints["hip_front"]))
-    b = np.where(pack, pack_top, sling + _times(0.10 * size, joints["hip_front"]) + _times(0.01 * size, joints["spine"]))
+    b = np.where(
+        pack, pack_top, sling + _times(0.10 * size, joints["hip_front"]) + _times(0.01 * size, joints["spine"])
+    )
     radius = (bag > 0) * np.where(bag == 1, 0.145, 0.125) * size
     axis = np.where(pack, joints["front"], joints["hip_right"])
     parts.add("bag", a, b, radius, 0.95 * radius, axis, np.where(bag == 1, 0.62, 0.42))

@@ -78,17 +78,25 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     texture_contrast: float = _knob(1.0, 0.0, 3.0, "factor on the contrast of wall and floor textures")
     clutter_share: float = _knob(0.5, 0.0, 1.0, "probability of each of two objects behind or beside the person")
     crop_margin: float = _knob(0.06, 0.0, 1.0, "margin around the person's box, as a share of the crop's height")
-    crop_jitter: float = _knob(0.025, 0.0, 0.5, "standard deviation of the detector's centre and size errors, share of height")
+    crop_jitter: float = _knob(
+        0.025, 0.0, 0.5, "standard deviation of the detector's centre and size errors, share of height"
+    )
     rgb_blur_px: float = _knob(0.55, 0.0, 5.0, "standard deviation of the colour point-spread function, stored pixels")
-    rgb_noise: float = _knob(0.012, 0.0, 0.5, "standard deviation of colour noise at mid grey, share of full scale, linear light")
+    rgb_noise: float = _knob(
+        0.012, 0.0, 0.5, "standard deviation of colour noise at mid grey, share of full scale, linear light"
+    )
     depth_noise: float = _knob(1.4e-3, 0.0, 0.1, "depth noise: standard deviation in metres at 1 m, growing with z^2")
     depth_step_scale: float = _knob(1.0, 0.0, 10.0, "factor on the disparity step (2.73 z^2 + 0.74 z) mm; 0 = none")
     max_depth_m: float = _knob(8.0, 1.0, 60.0, "depth beyond this is invalid")
     edge_hole_rate: float = _knob(0.30, 0.0, 1.0, "probability that a pixel beside a depth edge is invalid")
-    grazing_hole_rate: float = _knob(0.7, 0.0, 1.0, "probability that a pixel on a surface seen at a grazing angle is invalid")
+    grazing_hole_rate: float = _knob(
+        0.7, 0.0, 1.0, "probability that a pixel on a surface seen at a grazing angle is invalid"
+    )
     dark_hole_rate: float = _knob(0.35, 0.0, 1.0, "probability that a pixel on hair or very dark cloth is invalid")
     random_hole_rate: float = _knob(0.005, 0.0, 1.0, "probability that any pixel is invalid")
-    projector_baseline_m: float = _knob(0.075, 0.0, 1.0, "projector to the right of the camera: the width of parallax shadows")
+    projector_baseline_m: float = _knob(
+        0.075, 0.0, 1.0, "projector to the right of the camera: the width of parallax shadows"
+    )
 
     def people(self, split: str) -> int:
         """Number of people of one split."""

@@ -1,6 +1,6 @@
 """A picture of the dataset: rows of aligned RGB, depth and mask crops of several people before every camera.
 
-    python -m tfds_builders.synthetic_rgbd.contact_sheet --config=quick --output=x.png
+python -m tfds_builders.synthetic_rgbd.contact_sheet --config=quick --output=x.png
 """
 
 import argparse
@@ -82,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
         config = custom_config(options.config, **{name: ast.literal_eval(value) for name, value in pairs})
         last = min(options.first + options.people, config.people(options.split))
         if not 0 <= options.first < last:
-            raise InputError(f"--first={options.first}: split {options.split} has {config.people(options.split)} people")
+            raise InputError(
+                f"--first={options.first}: split {options.split} has {config.people(options.split)} people"
+            )
         sheet = contact_sheet(config, options.split, np.arange(options.first, last), options.frames, options.scale)
     except (ValueError, SyntaxError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)

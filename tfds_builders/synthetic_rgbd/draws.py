@@ -5,7 +5,6 @@ order, batch or machine. The generator is threefry2x32 with its partitionable fo
 """
 
 import contextlib
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -13,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 PURPOSES = ("person", "outfit", "change", "recording", "frame", "sensor")
+MOST_DRAWS = 128
+_ROWS, _COLUMNS = 128, 5
 
 
 @contextlib.contextmanager
@@ -31,32 +32,32 @@ def _keys(seed: jax.Array, purpose: jax.Array, ids: jax.Array) -> jax.Array:
     root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)
 
     def fold(row: jax.Array) -> jax.Array:
-        return functools.reduce(lambda key, i: jax.random.fold_in(key, row[i]), range(ids.shape[1]), root)
+        return jax.lax.scan(lambda key, word: (jax.random.fold_in(key, word), None), root, row)[0]
 
     return jax.vmap(fold)(ids)
 
 
 @jax.jit
-def _key_data(seed, purpose, ids):
-    return jax.random.key_data(_keys(seed, purpose, ids))
+def _block(seed: jax.Array, purpose: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Key data uint32 [_ROWS, 2] and random bits uint32 [_ROWS, MOST_DRAWS] of `ids` uint32 [_ROWS, _COLUMNS]."""
+    keys = _keys(seed, purpose, ids)
+    return jax.random.key_data(keys), jax.vmap(lambda key: jax.random.bits(key, (MOST_DRAWS,), jnp.uint32))(keys)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _bits(seed, purpose, ids, count):
-    return jax.vmap(lambda key: jax.random.bits(key, (count,), jnp.uint32))(_keys(seed, purpose, ids))
-
-
-def _padded(ids: np.ndarray) -> np.ndarray:
-    """`ids` with rows up to a power of two, so that few shapes are compiled."""
-    rows = max(16, 1 << (len(ids) - 1).bit_length())
-    return np.pad(ids.astype(np.uint32), ((0, rows - len(ids)), (0, 0)))
+def _blocks(seed: int, purpose: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_block` of any number of rows: one shape is compiled for all."""
+    rows = -len(ids) % _ROWS
+    padded = np.pad(ids.astype(np.uint32), ((0, rows), (0, _COLUMNS - ids.shape[1])))
+    with exact():
+        start = (np.uint32(seed), np.uint32(PURPOSES.index(purpose)))
+        done = [_block(*start, padded[i : i + _ROWS]) for i in range(0, len(padded), _ROWS)]
+    keys, bits = (np.concatenate([np.asarray(part) for part in column]) for column in zip(*done, strict=True))
+    return keys[: len(ids)], bits[: len(ids)]
 
 
 def key_data(seed: int, purpose: str, ids: np.ndarray) -> np.ndarray:
     """Raw threefry keys uint32 [N, 2] for the rows of `ids` [N, K]."""
-    with exact():
-        keys = _key_data(np.uint32(seed), np.uint32(PURPOSES.index(purpose)), _padded(ids))
-        return np.asarray(keys)[: len(ids)]
+    return _blocks(seed, purpose, ids)[0]
 
 
 class Draws:
@@ -65,19 +66,17 @@ class Draws:
     Args:
         seed: the data seed.
         purpose: one of `PURPOSES`.
-        ids: integers [N, K] that name the things.
-        budget: how many columns may be taken in all; a fixed number, because it is part of the name.
+        ids: integers [N, K] that name the things, K up to 5.
     """
 
-    def __init__(self, seed: int, purpose: str, ids: np.ndarray, budget: int):
-        with exact():
-            bits = _bits(np.uint32(seed), np.uint32(PURPOSES.index(purpose)), _padded(ids), budget)
-            self._uniform = (np.asarray(bits)[: len(ids)].astype(np.float64) + 0.5) / 2.0**32
+    def __init__(self, seed: int, purpose: str, ids: np.ndarray):
+        bits = _blocks(seed, purpose, ids)[1]
+        self._uniform = (bits.astype(np.float64) + 0.5) / 2.0**32
         self._taken = 0
 
     def _take(self, count: int) -> np.ndarray:
         start, self._taken = self._taken, self._taken + count
-        assert self._taken <= self._uniform.shape[1], "the budget of draws is used up"
+        assert self._taken <= self._uniform.shape[1], "more than MOST_DRAWS are taken"
         return self._uniform[:, start : self._taken]
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:

@@ -40,7 +40,9 @@ def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfi
     kind, sleeve = outfit["lower_kind"], outfit["sleeve"]
     cloth = {"second": outfit["upper_second"], "period": outfit["period"], "phase": outfit["phase"]}
     upper = _row(outfit["upper"], pattern=outfit["pattern"], **cloth)
-    banded = np.where(np.isin(outfit["pattern"], (PATTERNS.index("block"), PATTERNS.index("print"))), 0, outfit["pattern"])
+    banded = np.where(
+        np.isin(outfit["pattern"], (PATTERNS.index("block"), PATTERNS.index("print"))), 0, outfit["pattern"]
+    )
     bare = np.zeros(len(skin))
     is_cap, is_coat = (hair_style == 5)[:, None], (kind == 3)[:, None]
     cap = np.where(is_cap, outfit["bag_colour"], hair)
@@ -53,7 +55,9 @@ def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfi
     rows["skirt"] = _row(np.where(is_coat, outfit["upper"], outfit["lower"]))
     rows["bag"] = _row(outfit["bag_colour"])
     for side in ("right", "left"):
-        rows[f"{side}_upper_arm"] = _row(outfit["upper"], cut=np.where(sleeve > 1, 2.0, sleeve), beyond=skin, pattern=banded, **cloth)
+        rows[f"{side}_upper_arm"] = _row(
+            outfit["upper"], cut=np.where(sleeve > 1, 2.0, sleeve), beyond=skin, pattern=banded, **cloth
+        )
         arm = np.where((sleeve > 1)[:, None], outfit["upper"], skin)
         rows[f"{side}_forearm"] = _row(arm, pattern=np.where(sleeve > 1, banded, 0), **cloth)
         rows[f"{side}_hand"] = _row(skin, dark=bare)

@@ -23,7 +23,7 @@ IDENTITY = {
     "chest_flat": (0.70, 0.045, (0.0, 0.3, 0.1)),  # depth / width
     "waist_half": (0.135, 0.014, (0.1, 0.7, 0.25)),
     "belly": (0.020, 0.018, (0.0, 0.75, 0.2)),  # bulge before the waist
-    "bust": (0.018, 0.012, (0.0, 0.2, -0.75)),
+    "bust": (0.012, 0.014, (0.0, 0.2, -0.75)),
     "seat": (0.020, 0.010, (0.0, 0.4, -0.35)),
     "thigh_radius": (0.082, 0.008, (0.1, 0.7, -0.25)),
     "calf_radius": (0.055, 0.005, (0.15, 0.6, 0.0)),
@@ -84,7 +84,9 @@ _CLOTH = np.array(
 _UPPER_WEIGHTS = (4, 4, 2, 3, 3, 3, 2.5, 1.5, 1.5, 1, 2, 1.5, 1.5, 1.2, 1.2, 2)
 _LOWER_WEIGHTS = (6, 1, 3, 2.5, 5, 4, 0.4, 0.4, 1.5, 1.5, 2.5, 0.2, 0.3, 0.3, 0.2, 1)
 _SHOE_WEIGHTS = (6, 4, 2, 2, 1, 0.6, 0.6, 0.2, 0.3, 2.5, 1, 0.2, 0.2, 0.2, 0.3, 0.3)
-_HAIR = np.array([[0.02, 0.017, 0.015], [0.06, 0.035, 0.02], [0.13, 0.07, 0.035], [0.38, 0.26, 0.12], [0.34, 0.33, 0.32]])
+_HAIR = np.array(
+    [[0.02, 0.017, 0.015], [0.06, 0.035, 0.02], [0.13, 0.07, 0.035], [0.38, 0.26, 0.12], [0.34, 0.33, 0.32]]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _ids(split: str, index: np.ndarray, *more: np.ndarray) -> np.ndarray:
 
 def sample_people(config: SyntheticRgbdConfig, split: str, index: np.ndarray) -> People:
     """The people `index` int [N] of a split: the same whatever else is asked for and however large the split."""
-    draws = Draws(config.seed, "person", _ids(split, index), 160)
+    draws = Draws(config.seed, "person", _ids(split, index))
     frame_size, weight = draws.normal(CLIP_SIGMA), draws.normal(CLIP_SIGMA)
     group = np.where(draws.uniform() < 0.5, -0.85, 0.85)
     build = group + 0.5 * draws.normal(CLIP_SIGMA)
@@ -201,7 +203,7 @@ def outfit_numbers(config: SyntheticRgbdConfig, split: str, index: np.ndarray) -
     Before the first camera it is outfit 0; before camera c it is a new one, outfit c, with probability
     `clothes_change_share`, else that of camera c - 1.
     """
-    change = Draws(config.seed, "change", _ids(split, index), 8).uniforms(len(config.cameras))
+    change = Draws(config.seed, "change", _ids(split, index)).uniforms(len(config.cameras))
     cameras = np.arange(config.num_cameras)
     fresh = (change[:, : config.num_cameras] < config.clothes_change_share) | (cameras == 0)
     return np.maximum.accumulate(np.where(fresh, cameras, 0), axis=1)
@@ -211,7 +213,7 @@ def sample_outfits(
     config: SyntheticRgbdConfig, split: str, index: np.ndarray, number: np.ndarray, build: np.ndarray
 ) -> Outfits:
     """Outfit `number` int [N] of the people `index` int [N] of a split, whose build factor is `build` [N]."""
-    draws = Draws(config.seed, "outfit", _ids(split, index, number), 64)
+    draws = Draws(config.seed, "outfit", _ids(split, index, number))
     count = len(np.asarray(index))
 
     def colour(weights: tuple[float, ...]) -> np.ndarray:

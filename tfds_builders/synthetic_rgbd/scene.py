@@ -65,9 +65,13 @@ def sample_frames(config: SyntheticRgbdConfig, split: str, index: np.ndarray) ->
     cameras, count = config.num_cameras, config.frames_per_recording
     persons = people.sample_people(config, split, index)
     number = people.outfit_numbers(config, split, index)
-    row, camera, kind = (v.ravel() for v in np.meshgrid(np.arange(len(index)), np.arange(cameras), (0, 1), indexing="ij"))
+    row, camera, kind = (
+        v.ravel() for v in np.meshgrid(np.arange(len(index)), np.arange(cameras), (0, 1), indexing="ij")
+    )
     outfits = people.sample_outfits(config, split, index[row], number[row, camera], persons.build[row])
-    recordings = _sample_recordings(config, split, index[row], camera, kind, {k: v[row] for k, v in persons.body.items()})
+    recordings = _sample_recordings(
+        config, split, index[row], camera, kind, {k: v[row] for k, v in persons.body.items()}
+    )
 
     of = np.repeat(np.arange(len(row)), count)  # recording of each frame
     instant = np.tile(np.arange(count), len(row))
@@ -76,7 +80,7 @@ def sample_frames(config: SyntheticRgbdConfig, split: str, index: np.ndarray) ->
     outfit = {f.name: getattr(outfits, f.name)[of] for f in dataclasses.fields(outfits)}
     body = {name: value[row] for name, value in persons.body.items()}
     ids = np.stack([np.full_like(row, SPLITS.index(split)), index[row], camera, kind, instant], axis=1)
-    draws = Draws(config.seed, "frame", ids, 48)
+    draws = Draws(config.seed, "frame", ids)
     time_s = ((instant + 0.5) / count - 0.5) * config.walk_seconds
     pose = motion.sample_poses(body, kind == 1, time_s, rec, draws, config.pose_spread)
     heading = rec["heading"] + pose.turn
@@ -121,7 +125,7 @@ def sample_frames(config: SyntheticRgbdConfig, split: str, index: np.ndarray) ->
 def _sample_recordings(config, split, index, camera, kind, body) -> dict[str, np.ndarray]:
     """The choices that hold for a whole recording, each [R, ...]."""
     ids = np.stack([np.full_like(index, SPLITS.index(split)), index, camera, kind], axis=1)
-    draws = Draws(config.seed, "recording", ids, 160)
+    draws = Draws(config.seed, "recording", ids)
     column = lambda name: _camera_column(config.used_cameras, camera, name)  # noqa: E731
     spread = np.deg2rad(column("heading_range_deg")) * config.heading_scale
     heading = np.deg2rad(column("heading_mean_deg")) + spread * draws.uniform(-1.0, 1.0)
@@ -172,7 +176,9 @@ def _sample_light(config: SyntheticRgbdConfig, draws: Draws) -> np.ndarray:
     return np.concatenate([direction, ambient[:, None], colour], axis=1)
 
 
-def _sample_clutter(config: SyntheticRgbdConfig, draws: Draws, rec: dict[str, np.ndarray], farthest) -> dict[str, np.ndarray]:
+def _sample_clutter(
+    config: SyntheticRgbdConfig, draws: Draws, rec: dict[str, np.ndarray], farthest
+) -> dict[str, np.ndarray]:
     """Posts, bins and furniture: upright rounded cones beside or behind the person."""
     shape, colour = [], []
     for side in (-1.0, 1.0)[:CLUTTER]:

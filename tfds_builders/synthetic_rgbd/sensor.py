@@ -176,5 +176,5 @@ def sense_depth(surface: render.Surface, focal: jax.Array, words: jax.Array, kno
 
 
 def max_batch(config: SyntheticRgbdConfig) -> int:
-    """Frames per device call: about 2^17 rays, which keeps memory below a gigabyte."""
-    return max(1, 2**17 // (config.height * config.width))
+    """Frames per device call: about 2^15 rays, so that arrays stay in the caches."""
+    return max(1, 2**15 // (config.height * config.width))

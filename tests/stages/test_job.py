@@ -1,0 +1,188 @@
+"""The main job as a user starts it: complete, resumable bit for bit, and free of TensorFlow."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from running import REPOSITORY, STEPS, command, environment, run
+
+from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.metrics.embeddings import Embeddings
+
+DIRECTIONS = ("rgb_to_depth", "depth_to_rgb", "rgb_to_rgb", "depth_to_depth")
+
+
+@pytest.fixture(scope="module")
+def env(tiny_data_dir, tmp_path_factory):
+    """The environment of all runs; importing TensorFlow in it is an error."""
+    trap = tmp_path_factory.mktemp("no_tensorflow")
+    (trap / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')\n")
+    found = environment(tiny_data_dir, tmp_path_factory.mktemp("compiled"))
+    return found | {"PYTHONPATH": os.pathsep.join([str(trap), str(REPOSITORY)])}
+
+
+@pytest.fixture(scope="module")
+def finished(env, tmp_path_factory):
+    """(workdir, process) of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    done = run(workdir, env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir, done
+
+
+def final_state(workdir: pathlib.Path, stage: str) -> dict:
+    with Checkpoints(workdir / "checkpoints" / stage) as checkpoints:
+        assert checkpoints.latest_step() == STEPS
+        return checkpoints.restore_parts(STEPS)
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_run_leaves_what_is_documented(finished):
+    workdir, done = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["protocol"] == "cross_camera"
+    assert set(results["results"]) == set(DIRECTIONS) == set(results["chance"])
+    for direction in DIRECTIONS:
+        scores = results["results"][direction]
+        assert set(scores) == {"mAP", "rank1", "rank5", "rank10"}
+        assert all(0.0 <= score <= 1.0 for score in scores.values())
+        assert scores["rank1"] <= scores["rank5"] <= scores["rank10"]
+        # Six of the table's words: the scores in percent, on the terminal.
+        assert f"{100 * scores['mAP']:.1f}" in done.stdout
+    assert results["environment"]["packages"]["jax"] == jax.__version__
+    for split in ("validation", "test"):
+        pair = {name: Embeddings.load(workdir / "embeddings" / f"{split}_{name}.npz") for name in ("rgb", "depth")}
+        assert pair["rgb"].embedding.dtype == np.float32
+        np.testing.assert_array_equal(pair["rgb"].frame_id, pair["depth"].frame_id)
+        np.testing.assert_array_equal(pair["rgb"].recording_id, pair["depth"].recording_id)
+        np.testing.assert_allclose(np.linalg.norm(pair["depth"].embedding, axis=1), 1.0, atol=1e-4)
+    assert list((workdir / "tensorboard" / "teacher").glob("events.*"))
+    last_lines = done.stdout.strip().splitlines()
+    assert last_lines[-1] == f"report: {workdir / 'report' / 'index.html'}"
+    assert "chance" in done.stdout
+    assert "http" not in (workdir / "report" / "index.html").read_text().split("<body")[0]
+
+
+def test_metrics_have_each_step_once_and_validations(finished):
+    workdir, _ = finished
+    lines = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for stage, score in (("teacher", "eval/depth_to_depth/mAP"), ("student", "eval/rgb_to_depth/mAP")):
+        mine = [line for line in lines if line["stage"] == stage]
+        assert [line["step"] for line in mine if "loss" in line] == list(range(1, STEPS + 1))
+        assert [line["step"] for line in mine if score in line] == [8, 16, 24]
+
+
+def test_progress_names_stage_step_rate_loss_and_time_left(finished):
+    _, done = finished
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"[student] step {STEPS}/{STEPS}"))
+    for word in ("images/s", "loss", "ETA"):
+        assert word in line
+
+
+def test_exported_cards_tell_of_the_check(finished):
+    workdir, _ = finished
+    for modality, inputs in (("rgb", {"rgb"}), ("depth", {"depth", "mask"})):
+        card = json.loads((workdir / "export" / f"{modality}.json").read_text())
+        assert set(card["inputs"]) == inputs
+        assert card["inputs"][modality]["shape"][0] == "batch"
+        assert card["check"]["max_abs_difference"] <= 1e-4
+        assert card["check"]["batch_sizes"] == [7, 3, 1]
+
+
+def test_the_same_command_again_does_no_work(finished, env):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = run(workdir, env)
+    assert again.returncode == 0, again.stderr
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert before == after
+    assert again.stdout.count("already done") == 5
+    assert "RGB -> depth" in again.stdout
+
+
+def test_a_deleted_stage_is_done_again(finished, env):
+    workdir, _ = finished
+    report = workdir / "report" / "index.html"
+    report.unlink()
+    (workdir / "stages" / "report.json").unlink()
+    again = run(workdir, env)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already done") == 4
+    assert report.exists()
+
+
+def wait_for_step(workdir: pathlib.Path, stage: str, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    wanted = f'"stage": "{stage}", "step": {step},'
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = workdir / "metrics.jsonl"
+        if metrics.exists() and wanted in metrics.read_text():
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"stage {stage} never logged step {step}; exit status {process.poll()}")
+
+
+@pytest.mark.parametrize(
+    ("kill", "stage", "step", "status"),
+    [
+        (signal.SIGKILL, "teacher", 3, -signal.SIGKILL),  # before the first checkpoint
+        (signal.SIGKILL, "teacher", 8, -signal.SIGKILL),  # while one is being written
+        (signal.SIGKILL, "student", 13, -signal.SIGKILL),
+        (signal.SIGTERM, "teacher", 11, 130),
+        (signal.SIGINT, "student", 5, 130),
+    ],
+)
+def test_killed_and_started_again_ends_with_the_same_bits(finished, env, tmp_path, kill, stage, step, status):
+    whole, _ = finished
+    workdir = tmp_path / "cut"
+    process = subprocess.Popen(
+        command(workdir, "--stages=teacher,student"),
+        cwd=REPOSITORY,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_step(workdir, stage, step, process)
+        process.send_signal(kill)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == status, errors
+    assert not (workdir / "stages" / f"{stage}.json").exists(), "the stage was over before the signal came"
+    if status == 130:
+        assert len(errors.strip().splitlines()) == 1
+        assert "run the same command to go on" in errors
+    again = run(workdir, env, "--stages=teacher,student")
+    assert again.returncode == 0, again.stderr
+    for one in ("teacher", "student"):
+        assert_same(final_state(whole, one), final_state(workdir, one))
+    lines = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if line["stage"] == stage and "loss" in line}
+    expected = [json.loads(text) for text in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert losses == {line["step"]: line["loss"] for line in expected if line["stage"] == stage and "loss" in line}
+    assert len([line for line in lines if line["stage"] == stage and "loss" in line]) == STEPS
+
+
+@pytest.mark.parametrize("delay", [0.3, 1.5, 4.0])
+def test_ctrl_c_at_any_moment_is_one_line(env, tmp_path, delay):
+    process = subprocess.Popen(
+        command(tmp_path / "run"), cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert len(errors.strip().splitlines()) == 1, errors
