@@ -8,13 +8,17 @@ import errno
 import os
 import sys
 
+from rgbd_reid_jax.core.signals import StopRequest
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a configuration's stages; returns the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and ArrayRecord's C++ logs
     try:
-        from rgbd_reid_jax import cli
-
+        with StopRequest() as stop:  # an exception in the middle of loading a C++ extension would abort the process
+            from rgbd_reid_jax import cli
+        if stop.requested:
+            raise KeyboardInterrupt
         return cli.run(sys.argv if arguments is None else arguments)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is kept, run the same command to go on", 130)

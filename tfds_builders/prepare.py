@@ -142,7 +142,7 @@ def out_of_space_is_input_error(folder: pathlib.Path) -> Iterator[None]:
         if not _is_out_of_space(error):
             raise
         raise InputError(
-            f"the disk of {folder.parent} is full; free some space and run the same command again: finished parts are kept"
+            f"the disk of {folder.parent} is full; free some space and run again: finished parts are kept"
         ) from error
 
 

@@ -7,16 +7,24 @@ renames it, so a run killed in the middle of a write leaves no checkpoint that c
 """
 
 import logging
+import math
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from rgbd_reid_jax.core.errors import InputError
 
 _STATE, _POSITION = "state", "position"
-_SCORE = "score"
+_SCORE, _STEP = "score", "step"
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Larger is better; of equal scores the first."""
+    return metrics[_SCORE], -metrics[_STEP]
 
 
 class Checkpoints:
@@ -33,15 +41,17 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(n=1),
-                policies.BestN(
-                    n=1, get_metric_fn=lambda metrics: metrics[_SCORE], keep_checkpoints_without_metrics=False
-                ),
+                policies.BestN(n=1, get_metric_fn=_rank, keep_checkpoints_without_metrics=False),  # pyright: ignore[reportArgumentType] (it only sorts)
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=keep,
+            best_fn=lambda metrics: metrics[_SCORE],  # without it Orbax writes no scores
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        handlers = {_STATE: ocp.StandardCheckpointHandler(), _POSITION: ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -81,12 +91,12 @@ class Checkpoints:
             step: updates done.
             state: pytree of arrays.
             position: the data iterator's state, JSON-like.
-            score: validation score, larger is better.
+            score: validation score, larger is better; NaN counts as none.
         """
         if step == self.latest_step():
             return
         items = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _POSITION: ocp.args.JsonSave(position)})
-        metrics = None if score is None else {_SCORE: float(score)}
+        metrics = None if score is None or math.isnan(score) else {_SCORE: float(score), _STEP: step}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -100,20 +110,27 @@ class Checkpoints:
             InputError: the checkpoint is damaged or of another model; the message names its folder.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._read(step, **{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()})
+        items = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()})
+        restored = self._named(step, lambda: self._manager.restore(step, args=items))
         return restored[_STATE], restored[_POSITION]
 
     def restore_parts(self, step: int) -> dict[str, Any]:
-        """The state at `step` as a nested dict of host arrays, whatever shape it had.
+        """The state at `step` as a nested dict of numpy arrays, whatever its shape and the devices it was saved from.
 
         Raises:
             InputError: the checkpoint is damaged; the message names its folder.
         """
-        return self._read(step, **{_STATE: ocp.args.StandardRestore()})[_STATE]
 
-    def _read(self, step: int, **items: Any) -> Any:
+        def read() -> Any:
+            saved = self._manager.item_metadata(step)[_STATE]
+            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved.tree)
+            return self._manager.restore(step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(like)}))
+
+        return self._named(step, read)[_STATE]
+
+    def _named(self, step: int, read: Callable[[], Any]) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return read()
         except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(

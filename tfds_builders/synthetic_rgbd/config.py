@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from rgbd_reid_jax.core.errors import InputError
@@ -144,6 +145,8 @@ def _check_value(name: str, value: Any) -> Any:
     if name == "cameras":
         if not (isinstance(value, tuple) and value and all(isinstance(v, CameraSpec) for v in value)):
             raise InputError(f"knob cameras={value!r}: give a non-empty tuple of CameraSpec")
+        for camera in value:
+            _check_camera(camera)
         return value
     want, low, high = type(field.default), field.metadata["low"], field.metadata["high"]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -151,6 +154,16 @@ def _check_value(name: str, value: Any) -> Any:
         kind = "a whole number" if want is int else "a number"
         raise InputError(f"knob {name}={value!r}: give {kind} from {low:g} to {high:g} ({field.metadata['doc']})")
     return want(value)
+
+
+def _check_camera(camera: CameraSpec) -> None:
+    """InputError if people before `camera` could not be rendered."""
+    numbers = np.hstack([np.asarray(value, np.float64) for value in dataclasses.astuple(camera)])
+    near, far = camera.distance_m
+    if not np.all(np.isfinite(numbers)) or camera.height_m <= 0 or abs(camera.pitch_deg) > 60:
+        raise InputError(f"knob cameras: {camera}: give a height above 0 m and a pitch from -60 to 60 degrees")
+    if not 1.5 <= near <= far:
+        raise InputError(f"knob cameras: distance_m={camera.distance_m}: give (least, greatest), 1.5 m or more")
 
 
 def check(config: SyntheticRgbdConfig) -> None:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgbd_reid_jax.core.errors import InputError
+
 PURPOSES = ("person", "outfit", "change", "recording", "frame", "sensor")
 MOST_DRAWS = 128
 _ROWS, _COLUMNS = 128, 5
@@ -19,9 +21,14 @@ _ROWS, _COLUMNS = 128, 5
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """float64 on the first CPU device, whatever the caller's jax settings are; they stay as they were."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        platforms = jax.config.jax_platforms
+        raise InputError(f"JAX_PLATFORMS={platforms} leaves out the CPU; set it to {platforms},cpu") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
-        stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+        stack.enter_context(jax.default_device(device))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.threefry_partitionable(True))
         yield

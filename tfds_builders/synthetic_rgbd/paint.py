@@ -49,7 +49,7 @@ def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfi
     hair_dark = np.where(hair_style == 5, 0.3, np.where(hair[:, 1] < 0.1, 1.0, 0.5))
     trousers = np.where((kind == 2)[:, None], skin, outfit["lower"])
     shins = np.where(np.isin(kind, (1, 2))[:, None], skin, outfit["lower"])
-    rows = {name: upper for name in _UPPER}
+    rows = dict.fromkeys(_UPPER, upper)
     rows |= {"pelvis": _row(outfit["lower"]), "neck": _row(skin, dark=bare), "head": _row(skin, dark=bare)}
     rows |= {"hair": _row(cap, dark=hair_dark), "hair_tail": _row(cap, dark=hair_dark)}
     rows["skirt"] = _row(np.where(is_coat, outfit["upper"], outfit["lower"]))

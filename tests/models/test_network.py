@@ -1,0 +1,145 @@
+"""The network's two functions: which statistics it uses, when it drops out, and in which precision."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.models.network import Model
+
+_KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model):
+    """(model, params, batch_stats, images, jitted train)."""
+    params, batch_stats = jax.device_get(jax.jit(tiny_model.init, static_argnums=(1, 2))(_KEY, 16, 8))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 8, 3)), jnp.float32)
+    return tiny_model, params, batch_stats, images, jax.jit(tiny_model.train, static_argnums=4)
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+
+
+def test_training_uses_the_batch_and_moves_the_running_statistics_by_a_tenth(network):
+    model, params, batch_stats, images, train = network
+    stats = jax.tree.map(lambda leaf: leaf + np.float32(0.25), batch_stats)
+    output, updated = train(params, stats, images, _KEY, frozenset())
+    neck = np.asarray(output.feature) @ params["embedding"]["kernel"] + params["embedding"]["bias"]
+    mean, variance = neck.mean(axis=0), neck.var(axis=0)
+    np.testing.assert_allclose(updated["embedding_bn"]["mean"], 0.9 * 0.25 + 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(updated["embedding_bn"]["var"], 0.9 * 1.25 + 0.1 * variance, atol=1e-5)
+    embedding = np.maximum((neck - mean) / np.sqrt(variance + 1e-5), 0)
+    np.testing.assert_allclose(output.embedding, embedding, atol=1e-4)
+    assert all((np.asarray(leaf) != flat(stats)[path]).any() for path, leaf in flat(updated).items())
+
+
+def test_running_layers_use_and_keep_their_statistics(network):
+    model, params, batch_stats, images, train = network
+    stats = jax.tree.map(lambda leaf: leaf + 0.25, batch_stats)
+    running = frozenset({"backbone/layer2_0/bn1", "embedding_bn"})
+    output, updated = train(params, stats, images, _KEY, running)
+    before = flat(stats)
+    for path, leaf in flat(updated).items():
+        kept = path.rsplit("/", 1)[0] in running
+        assert np.array_equal(leaf, before[path]) == kept, path
+    neck = np.asarray(output.feature) @ params["embedding"]["kernel"] + params["embedding"]["bias"]
+    np.testing.assert_allclose(output.embedding, np.maximum((neck - 0.25) / np.sqrt(1.25 + 1e-5), 0), atol=1e-4)
+
+
+def test_all_layers_running_is_evaluation(network):
+    model, params, batch_stats, images, train = network
+    layers = frozenset(path.rsplit("/", 1)[0] for path in flat(batch_stats))
+    output, updated = train(params, batch_stats, images, _KEY, layers)
+    np.testing.assert_allclose(output.embedding, jax.jit(model.embed)(params, batch_stats, images), atol=1e-5)
+    for path, leaf in flat(updated).items():
+        np.testing.assert_array_equal(leaf, flat(batch_stats)[path])
+
+
+def test_logits_are_the_classifier_on_the_dropped_embedding(network):
+    model, params, batch_stats, images, train = network
+    output, _ = train(params, batch_stats, images, _KEY, frozenset())
+    expected = np.asarray(output.dropped) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    np.testing.assert_allclose(output.logits, expected, atol=1e-6)
+    assert output.logits.shape == (8, 4)
+    assert np.asarray(output.embedding).min() == 0  # a rectifier's output
+
+
+def test_dropout_is_for_training_only(network):
+    model, params, batch_stats, images, _ = network
+    dropping = dataclasses.replace(model, dropout=0.5)
+    train = jax.jit(dropping.train)
+    output, _ = train(params, batch_stats, images, _KEY)
+    kept = np.asarray(output.embedding) > 0
+    ratio = np.asarray(output.dropped)[kept] / np.asarray(output.embedding)[kept]
+    assert set(np.round(ratio, 4)) == {0.0, 2.0}
+    other, _ = train(params, batch_stats, images, jax.random.key(1))
+    assert (np.asarray(other.dropped) != output.dropped).any()
+    embed = jax.jit(dropping.embed)
+    first = np.asarray(embed(params, batch_stats, images))
+    np.testing.assert_array_equal(first, embed(params, batch_stats, images))
+    np.testing.assert_array_equal(first, jax.jit(model.embed)(params, batch_stats, images))
+
+
+def test_an_embedding_does_not_depend_on_its_batch(network):
+    model, params, batch_stats, images, _ = network
+    embed = jax.jit(model.embed)
+    whole, alone = embed(params, batch_stats, images), embed(params, batch_stats, images[5:6])
+    np.testing.assert_allclose(whole[5], alone[0], atol=1e-5)
+
+
+def test_without_a_classifier_the_rest_is_the_same(network):
+    model, params, batch_stats, images, _ = network
+    bare = model.without_classifier()
+    shape, _ = jax.eval_shape(lambda key: bare.init(key, 16, 8), _KEY)
+    assert flat(jax.tree.map(jnp.shape, params)).keys() - flat(jax.tree.map(jnp.shape, shape)).keys() == {
+        "classifier/kernel",
+        "classifier/bias",
+    }
+    rest = {name: value for name, value in params.items() if name != "classifier"}
+    np.testing.assert_array_equal(
+        jax.jit(bare.embed)(rest, batch_stats, images), jax.jit(model.embed)(params, batch_stats, images)
+    )
+
+
+def test_bfloat16_computes_the_backbone_only(network):
+    model, params, batch_stats, images, train = network
+    half = dataclasses.replace(model, compute_dtype="bfloat16")
+    output, updated = jax.jit(half.train)(params, batch_stats, images, _KEY)
+    for leaf in (output.feature, output.embedding, output.logits, *jax.tree.leaves(updated)):
+        assert leaf.dtype == jnp.float32
+    shape = jax.eval_shape(lambda key: half.init(key, 16, 8), _KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shape)} == {jnp.dtype("float32")}
+    exact, _ = train(params, batch_stats, images, _KEY, frozenset())
+    difference = np.abs(np.asarray(output.feature - exact.feature)).max()
+    assert 1e-5 < difference < 0.1 * np.abs(exact.feature).max()
+
+
+def test_initialisation_is_a_function_of_the_key(network):
+    model, params, *_ = network
+    init = jax.jit(model.init, static_argnums=(1, 2))
+    again, _ = init(_KEY, 16, 8)
+    other, _ = init(jax.random.key(1), 16, 8)
+    for path, leaf in flat(params).items():
+        np.testing.assert_array_equal(leaf, flat(again)[path])
+        if path.endswith("kernel"):
+            assert (leaf != flat(other)[path]).any()
+    kernel = np.asarray(params["classifier"]["kernel"])
+    assert 0.0005 < kernel.std() < 0.0015
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "vgg"}, r"model\.backbone='vgg' is unknown; choose one of: small, resnet18"),
+        ({"compute_dtype": "float16"}, r"model\.compute_dtype='float16' is unknown; choose float32 or bfloat16"),
+    ],
+)
+def test_unknown_choices_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        Model(**{"backbone": "small", **change})
