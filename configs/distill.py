@@ -8,17 +8,19 @@ arXiv:1810.11641, doi:10.1016/j.cviu.2021.103352.
 
 Arguments (`--config=configs/distill.py:NAME`):
 
-- `synthetic` (also without an argument): the embedded dataset synthetic_rgbd/quick at 64x32 and a small
+- `synthetic_rgbd` (also without an argument): the embedded dataset synthetic_rgbd/quick at 64x32 and a small
   residual network, sized for 2 CPU cores. Expected result and wall time: see README.md, "Results".
 - `biwi`: the paper's recipe on BIWI RGBD-ID: ResNet-50, 256x128, 128-d embedding, batch 64. Needs the
   dataset's builder and files, and one GPU of 16 GB or more. The paper's result tables are not quoted here,
   and this recipe has not been run on BIWI.
-- `NAME/CONFIG`: any builder config, such as `synthetic/medium_128x64`.
+- `NAME/CONFIG`: any builder config, such as `synthetic_rgbd/medium_128x64`.
 
-Deviation (synthetic only): AdamW with one cycle instead of SGD, a squared error between unit vectors
+Deviation (synthetic_rgbd only): AdamW with one cycle instead of SGD, a squared error between unit vectors
 instead of a plain sum, colour augmentation of the student's image, and no dropout: at 64x32 and some hundred
 steps the paper's recipe (100 epochs from ImageNet weights) is far from converged.
 """
+
+import re
 
 import ml_collections
 
@@ -59,15 +61,18 @@ OPTIMIZER = {
 }
 
 
-def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
+def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     """The configuration of `argument`."""
     name, _, dataset_config = argument.partition("/")
-    recipes = {"synthetic": synthetic, "biwi": biwi}
+    recipes = {"synthetic_rgbd": synthetic_rgbd, "biwi": biwi}
     if name not in recipes:
         raise ValueError(f"config argument {argument!r} is unknown; choose one of: {', '.join(recipes)}")
     config = recipes[name]()
     if dataset_config:
         config.dataset.config = dataset_config
+        size = re.search(r"_(\d+)x(\d+)$", dataset_config)
+        if size:  # the network's input is as large as the dataset's images
+            config.input.height, config.input.width = int(size[1]), int(size[2])
     return config
 
 
@@ -85,7 +90,7 @@ def base() -> ml_collections.ConfigDict:
     )
 
 
-def synthetic() -> ml_collections.ConfigDict:
+def synthetic_rgbd() -> ml_collections.ConfigDict:
     """The embedded dataset on a CPU."""
     config = base()
     config.dataset = {

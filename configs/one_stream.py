@@ -14,7 +14,7 @@ import ml_collections
 from configs import distill
 
 
-def get_config(argument: str = "synthetic") -> ml_collections.ConfigDict:
+def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     """The configuration of `argument`."""
     config = distill.get_config(argument)
     with config.unlocked():

@@ -4,10 +4,10 @@ Exit status: 0 when all stages are done, 2 for input that cannot be used (one li
 mend it), 130 when interrupted (run the same command to go on).
 """
 
-import errno
 import os
 import sys
 
+from rgbd_reid_jax.core.errors import disk_full
 from rgbd_reid_jax.core.signals import StopRequest
 
 
@@ -22,11 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
         return cli.run(sys.argv if arguments is None else arguments)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is kept, run the same command to go on", 130)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" at {error.filename}" if error.filename else ""
-            return _complain(f"the disk is full{where}; free space and run the same command again", 2)
-        raise
+    except Exception as error:
+        where = disk_full(error)
+        if where is None:
+            raise
+        return _complain(f"the disk is full{where}; free space and run the same command again", 2)
 
 
 def _complain(text: str, status: int) -> int:
@@ -35,4 +35,6 @@ def _complain(text: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status:
+        os._exit(status)  # threads of a run that was cut off would print tracebacks on the way out

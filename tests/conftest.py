@@ -11,6 +11,9 @@ os.environ["HOME"] = _HOME
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
 # Compilation takes most of the time here; without LLVM's optimisations it takes a third of it.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# What one test compiled, another loads; workers and the commands that tests start share the folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_HOME, "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 import jax  # noqa: E402

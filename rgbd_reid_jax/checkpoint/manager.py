@@ -35,7 +35,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of each of its threads otherwise
+        logging.getLogger("absl").setLevel(
+            logging.CRITICAL
+        )  # Orbax tells of each thread, and of errors that it raises too
         self._folder = folder.absolute()
         policies = ocp.checkpoint_managers
         keep = policies.AnyPreservationPolicy(

@@ -1,5 +1,8 @@
 """Errors that a user can mend: one line that names the value or file and the mend."""
 
+import errno
+import os
+
 
 class InputError(ValueError):
     """The user's input cannot be used as it is.
@@ -14,3 +17,18 @@ class Interrupted(Exception):
 
     The command line prints the message and exits with status 130.
     """
+
+
+def disk_full(error: BaseException) -> str | None:
+    """" at PATH" ("" where the path is not known) if a full disk caused `error`, else None.
+
+    Libraries written in C++ put the system's message into errors of other kinds, so it is looked for too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f" at {cause.filename}" if cause.filename else ""
+        if os.strerror(errno.ENOSPC) in str(cause):
+            return ""
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -20,10 +20,6 @@ def run_evaluation(job: Job) -> None:
             sets[modality] = job.embeddings(split, modality)
             sets[modality].save(job.workdir.embeddings(split, modality))
         ranked[split] = rank_directions(sets, settings.evaluation.protocol)
-        for direction, scores in ranked[split]["results"].items():
-            figures = {f"eval/{split}/{direction}/{name}": value for name, value in scores.items()}
-            job.record.write("evaluation", 0, figures)
-    job.record.close()
     last = settings.evaluation.splits[-1]
     people = {split: len(np.unique(job.frames(split).labels["person_id"])) for split in settings.evaluation.splits}
     content = {

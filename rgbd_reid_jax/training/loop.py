@@ -20,10 +20,10 @@ from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.core.progress import Progress
+from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.training.freeze import merge
 from rgbd_reid_jax.training.objectives import Objective
 from rgbd_reid_jax.training.record import Record
-from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.training.state import TrainState
 
 Evaluate = Callable[[Any, Any], Mapping[str, float]]
@@ -68,7 +68,7 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> 
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return new_state, {"loss": loss, "gradient_norm": optax.global_norm(gradients), **figures}
+        return new_state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **figures}
 
     return step
 
@@ -149,9 +149,7 @@ def _finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> dict[str, floa
     return values
 
 
-def _log(
-    plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progress: Progress, record: Record
-) -> None:
+def _log(plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progress: Progress, record: Record) -> None:
     values = _finite(plan, done, figures)
     shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
     progress.update(done, **shown)

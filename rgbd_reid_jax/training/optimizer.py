@@ -47,7 +47,9 @@ def make_schedule(spec: OptimizerSpec, steps: int) -> optax.Schedule:
         return optax.exponential_decay(spec.learning_rate, spec.decay_steps, 0.1, staircase=True)
     if spec.schedule == "one_cycle":
         warm_up = max(1, round(0.15 * steps))
-        return optax.warmup_cosine_decay_schedule(spec.learning_rate / 25, spec.learning_rate, warm_up, steps)
+        return optax.warmup_cosine_decay_schedule(
+            spec.learning_rate / 25, spec.learning_rate, warm_up, max(steps, warm_up + 1)
+        )
     raise InputError(f"optimizer.schedule={spec.schedule!r} is unknown; choose one of: {', '.join(SCHEDULES)}")
 
 

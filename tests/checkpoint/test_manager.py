@@ -1,6 +1,8 @@
 """Checkpoints: whole or absent, the latest and the best kept, damage named."""
 
+import gc
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,14 @@ import pytest
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import replicated
+
+
+@pytest.fixture
+def failing_read(monkeypatch):
+    """Orbax leaves its other reads unfinished when one fails, and Python tells of each when it is collected."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
+    yield
+    gc.collect()
 
 
 def state(value=0.0, width=3):
@@ -131,6 +141,7 @@ def damage_by_deletion(folder):
     shutil.rmtree(folder / "state")
 
 
+@pytest.mark.usefixtures("failing_read")
 @pytest.mark.parametrize("damage", [damage_array, damage_manifest, damage_by_deletion])
 def test_damage_is_named_in_one_line(tmp_path, damage):
     save_all(tmp_path, {5: None})
@@ -143,6 +154,7 @@ def test_damage_is_named_in_one_line(tmp_path, damage):
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("failing_read")
 @pytest.mark.parametrize("other", [state(width=4), state(width=2), {**state(), "more": jnp.zeros(1)}])
 def test_another_model_is_refused(tmp_path, other):
     save_all(tmp_path, {5: None})

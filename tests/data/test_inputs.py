@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data import inputs
+from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.data.representation import IMAGENET_MEAN, IMAGENET_STD, depth_input, rgb_input
 

@@ -27,7 +27,7 @@ def flat(tree):
 
 
 def test_training_uses_the_batch_and_moves_the_running_statistics_by_a_tenth(network):
-    model, params, batch_stats, images, train = network
+    _, params, batch_stats, images, train = network
     stats = jax.tree.map(lambda leaf: leaf + np.float32(0.25), batch_stats)
     output, updated = train(params, stats, images, _KEY, frozenset())
     neck = np.asarray(output.feature) @ params["embedding"]["kernel"] + params["embedding"]["bias"]
@@ -40,7 +40,7 @@ def test_training_uses_the_batch_and_moves_the_running_statistics_by_a_tenth(net
 
 
 def test_running_layers_use_and_keep_their_statistics(network):
-    model, params, batch_stats, images, train = network
+    _, params, batch_stats, images, train = network
     stats = jax.tree.map(lambda leaf: leaf + 0.25, batch_stats)
     running = frozenset({"backbone/layer2_0/bn1", "embedding_bn"})
     output, updated = train(params, stats, images, _KEY, running)
@@ -62,7 +62,7 @@ def test_all_layers_running_is_evaluation(network):
 
 
 def test_logits_are_the_classifier_on_the_dropped_embedding(network):
-    model, params, batch_stats, images, train = network
+    _, params, batch_stats, images, train = network
     output, _ = train(params, batch_stats, images, _KEY, frozenset())
     expected = np.asarray(output.dropped) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
     np.testing.assert_allclose(output.logits, expected, atol=1e-6)
@@ -108,7 +108,7 @@ def test_without_a_classifier_the_rest_is_the_same(network):
 
 
 def test_bfloat16_computes_the_backbone_only(network):
-    model, params, batch_stats, images, train = network
+    _, params, batch_stats, images, train = network
     half = dataclasses.replace(model, compute_dtype="bfloat16")
     output, updated = jax.jit(half.train)(params, batch_stats, images, _KEY)
     for leaf in (output.feature, output.embedding, output.logits, *jax.tree.leaves(updated)):

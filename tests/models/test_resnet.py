@@ -97,7 +97,9 @@ def pool(image):
     """3x3 max pooling with stride 2 and padding 1."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     height, width = ((length - 1) // 2 + 1 for length in image.shape[:2])
-    windows = [padded[y : y + 2 * height : 2, x : x + 2 * width : 2][:height, :width] for y in range(3) for x in range(3)]
+    windows = [
+        padded[y : y + 2 * height : 2, x : x + 2 * width : 2][:height, :width] for y in range(3) for x in range(3)
+    ]
     return np.max(windows, axis=0)
 
 

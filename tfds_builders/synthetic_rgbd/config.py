@@ -74,7 +74,7 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     walk_seconds: float = _knob(1.1, 0.1, 20.0, "duration of a walking recording; 1.1 s is about one gait cycle")
     clothes_change_share: float = _knob(0.6, 0.0, 1.0, "share of people who change clothes from one camera to the next")
     clothes_looseness: float = _knob(1.0, 0.0, 3.0, "factor on how much loose clothes widen the body")
-    bag_share: float = _knob(0.35, 0.0, 1.0, "share of outfits with a backpack or shoulder bag")
+    bag_share: float = _knob(0.2, 0.0, 1.0, "share of outfits with a backpack or shoulder bag")
     light_spread: float = _knob(1.0, 0.0, 3.0, "factor on changes of light direction, colour and gain per recording")
     texture_contrast: float = _knob(1.0, 0.0, 3.0, "factor on the contrast of wall and floor textures")
     clutter_share: float = _knob(0.5, 0.0, 1.0, "probability of each of two objects behind or beside the person")
@@ -93,7 +93,7 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     grazing_hole_rate: float = _knob(
         0.7, 0.0, 1.0, "probability that a pixel on a surface seen at a grazing angle is invalid"
     )
-    dark_hole_rate: float = _knob(0.35, 0.0, 1.0, "probability that a pixel on hair or very dark cloth is invalid")
+    dark_hole_rate: float = _knob(0.4, 0.0, 1.0, "probability that a pixel on dark hair is invalid; on black cloth it is 0.3 of this")
     random_hole_rate: float = _knob(0.005, 0.0, 1.0, "probability that any pixel is invalid")
     projector_baseline_m: float = _knob(
         0.075, 0.0, 1.0, "projector to the right of the camera: the width of parallax shadows"

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, SyntaxError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)
         return 2
-    done, encoded = cv2.imencode(".png", sheet[..., ::-1])
+    done, encoded = cv2.imencode(".png", sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done, "OpenCV could not encode the sheet"
     files.write_bytes(options.output, encoded.tobytes())
     return 0

@@ -12,6 +12,7 @@ COLUMNS = 14
 
 _UPPER = ("waist", "belly", "chest", "bust", "shoulders")
 _DARK_LUMINANCE = 0.05
+_DARK_CLOTH = 0.3  # many black fabrics reflect infrared; hair does not
 
 
 def _row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0.0, dark=None) -> np.ndarray:
@@ -22,7 +23,7 @@ def _row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0
     out[:, BEYOND] = base if beyond is None else beyond
     out[:, CUT], out[:, PATTERN], out[:, PERIOD], out[:, PHASE] = cut, pattern, period, phase
     luminance = out[:, BASE] @ np.array([0.2126, 0.7152, 0.0722])
-    out[:, DARK] = np.clip((_DARK_LUMINANCE - luminance) / _DARK_LUMINANCE, 0, 1) if dark is None else dark
+    out[:, DARK] = _DARK_CLOTH * np.clip(1 - luminance / _DARK_LUMINANCE, 0, 1) if dark is None else dark
     return out
 
 

@@ -223,9 +223,9 @@ def sample_outfits(
     upper, second, lower = colour(_UPPER_WEIGHTS), colour(_UPPER_WEIGHTS), colour(_LOWER_WEIGHTS)
     shoes, bag_colour = colour(_SHOE_WEIGHTS), colour(_SHOE_WEIGHTS)
     pattern = draws.choice((4.5, 1.2, 0.7, 0.8, 1.0, 1.6, 0.6))
-    skirt_share = np.where(build > 0, 0.0, 0.3)
+    skirt_share = np.where(build > 0, 0.0, 0.14)
     kind = draws.uniform()
-    lower_kind = np.where(kind < 0.12, 1, np.where(kind < 0.12 + skirt_share, 2, np.where(kind > 0.87, 3, 0)))
+    lower_kind = np.where(kind < 0.12, 1, np.where(kind < 0.12 + skirt_share, 2, np.where(kind > 0.95, 3, 0)))
     sleeve_kind = draws.choice((0.08, 0.3, 0.62))
     sleeve = np.choose(sleeve_kind, (np.zeros(count), 0.45 + 0.35 * draws.uniform(), np.full(count, 2.0)))
     sleeve = np.where(lower_kind == 3, 2.0, sleeve)
@@ -245,8 +245,8 @@ def sample_outfits(
         bag=np.where(draws.uniform() < config.bag_share, np.where(draws.uniform() < 0.6, 1, 2), 0),
         bag_side=np.where(draws.uniform() < 0.5, -1.0, 1.0),
         bag_size=draws.uniform(0.8, 1.25),
-        loose_upper=loose * (0.002 + 0.020 * draws.uniform() ** 1.5 + np.where(lower_kind == 3, 0.014, 0.0)),
-        loose_lower=loose * (0.001 + 0.018 * draws.uniform() ** 1.5),
+        loose_upper=loose * (0.002 + 0.009 * draws.uniform() ** 1.5 + np.where(lower_kind == 3, 0.010, 0.0)),
+        loose_lower=loose * (0.001 + 0.008 * draws.uniform() ** 1.5),
         skirt_length=np.where(lower_kind == 3, draws.uniform(0.30, 0.55), draws.uniform(0.40, 0.75)),
         flare=draws.uniform(0.01, 0.08),
         heel=draws.uniform(0.008, 0.035),

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from rgbd_reid_jax.training.signals import StopRequest
+from rgbd_reid_jax.core.signals import StopRequest
 
 _BOTH = [signal.SIGINT, signal.SIGTERM]
 

@@ -1,0 +1,112 @@
+"""Exported encoders: the live model's answers at any batch size, and refusal of a tampered program."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.data.dataset import CachedFrames
+from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
+from rgbd_reid_jax.export import check
+from rgbd_reid_jax.export.stablehlo import export_encoder
+
+_ROWS = 5
+
+
+@pytest.fixture(scope="module")
+def frames(make_records):
+    """Raw frames of 20x12 pixels: the program resizes them to the network's 16x8."""
+    return CachedFrames(make_records(_ROWS, 20, 12))
+
+
+@pytest.fixture(scope="module", params=["rgb", "depth"])
+def exported(request, tiny_model, frames, tmp_path_factory):
+    """(modality, card's path, raw images, the live model's embeddings)."""
+    modality = request.param
+    encoder = Encoder(tiny_model.without_classifier(), InputSpec(16, 8, "relative"), modality, normalise=True)
+    params, batch_stats = jax.jit(encoder.model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
+    folder = tmp_path_factory.mktemp(modality)
+    card = export_encoder(encoder, params, batch_stats, (20, 12), folder, ("cpu", "tpu"), {"dataset": "people"})
+    images = frames.gather(np.arange(_ROWS), RAW_IMAGES[modality])
+    live = np.asarray(jax.jit(encoder)(params, batch_stats, images))
+    np.savez(folder / "inputs.npz", embedding=live, **images)
+    return modality, card, images, live
+
+
+def test_the_card_describes_the_program(exported):
+    modality, card, images, live = exported
+    content = json.loads(card.read_text())
+    assert card.name == f"{modality}.json"
+    assert content["program"] == f"{modality}.stablehlo"
+    assert content["modality"] == modality
+    assert content["dataset"] == "people"
+    assert content["platforms"] == ["cpu", "tpu"]
+    assert content["output"] == {"shape": ["batch", live.shape[1]], "dtype": "float32"}
+    assert content["depth_representation"] == (None if modality == "rgb" else "relative")
+    assert set(content["inputs"]) == set(images)
+    for name, image in images.items():
+        assert content["inputs"][name]["dtype"] == image.dtype.name
+        assert content["inputs"][name]["shape"] == ["batch", *image.shape[1:]]
+    assert "unit vectors" in content["distance"]
+
+
+def test_the_program_answers_as_the_live_model_at_any_batch_size(exported):
+    _, card, images, live = exported
+    encode = check.load_encoder(card)
+    for size in (1, 2, _ROWS):
+        np.testing.assert_allclose(encode({name: rows[:size] for name, rows in images.items()}), live[:size], atol=1e-5)
+    twice = encode({name: np.concatenate([rows, rows]) for name, rows in images.items()})
+    np.testing.assert_allclose(twice, np.concatenate([live, live]), atol=1e-5)
+
+
+def test_largest_difference(exported, tmp_path):
+    _, card, images, live = exported
+    found = check.largest_difference(card, card.with_name("inputs.npz"))
+    assert found["rows"] == _ROWS
+    assert found["batch_sizes"] == [5, 3, 1]
+    assert found["max_abs_difference"] < 1e-5
+    other = live.copy()
+    other[2, 1] += 0.5  # within the batches of five and three
+    np.savez(tmp_path / "inputs.npz", embedding=other, **images)
+    assert check.largest_difference(card, tmp_path / "inputs.npz")["max_abs_difference"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"), lambda p: p.unlink()])
+def test_a_tampered_or_missing_program_is_refused(exported, tmp_path, change, capsys):
+    _, card, _, _ = exported
+    for path in card.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copy = tmp_path / card.name
+    change(copy.with_suffix(".stablehlo"))
+    with pytest.raises(InputError, match="is missing or not the program of") as caught:
+        check.load_encoder(copy)
+    assert str(copy.with_suffix(".stablehlo")) in str(caught.value)
+    assert check.main([str(copy), str(tmp_path / "inputs.npz")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_command_prints_one_json_line(exported, capsys):
+    _, card, _, _ = exported
+    assert check.main([str(card), str(card.with_name("inputs.npz"))]) == 0
+    assert json.loads(capsys.readouterr().out)["max_abs_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["none.json", "none.npz"])
+def test_a_missing_file_is_named(exported, capsys, name):
+    _, card, _, _ = exported
+    arguments = [str(card.with_name("none.json")), "x"] if name == "none.json" else [str(card), "none.npz"]
+    assert check.main(arguments) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_usage(repository):
+    command = [sys.executable, "-m", "rgbd_reid_jax.export.check", "only-one.json"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
+    assert found.returncode == 2
+    assert found.stderr == "usage: python -m rgbd_reid_jax.export.check CARD.json INPUTS.npz\n"
+    assert found.stdout == ""

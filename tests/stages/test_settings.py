@@ -1,0 +1,81 @@
+"""Every configuration can be read, and the paper's recipe is the paper's."""
+
+import pathlib
+import re
+import runpy
+
+import pytest
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.stages.settings import read_settings
+from rgbd_reid_jax.stages.table import STAGES
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def settings_of(path: str):
+    return read_settings(cli._load(path).to_dict(), tuple(STAGES))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_docstring_gives_the_exact_command(path):
+    text = runpy.run_path(str(path))["__doc__"]
+    assert f"python -m rgbd_reid_jax.main --config=configs/{path.name} --workdir=" in text
+    assert re.search(r"Expected result and wall time", text)
+
+
+@pytest.mark.parametrize(
+    "argument", ["", ":synthetic_rgbd", ":synthetic_rgbd/medium_128x64", ":synthetic_rgbd/large_256x128"]
+)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_synthetic_rgbd_configuration_can_be_read(path, argument):
+    settings = settings_of(f"{path}{argument}")
+    assert settings.stages[-3:] == ("evaluation", "export", "report")
+    assert set(settings.stages[:-3]) == set(settings.training)
+
+
+@pytest.mark.parametrize(("argument", "size"), [("medium_128x64", (128, 64)), ("large_256x128", (256, 128))])
+def test_larger_datasets_have_inputs_of_their_size(argument, size):
+    settings = settings_of(f"configs/distill.py:synthetic_rgbd/{argument}")
+    assert (settings.input.height, settings.input.width) == size
+
+
+def test_the_paper_s_recipe():
+    config = cli._load("configs/distill.py:biwi")
+    assert (config.model.backbone, config.model.embedding_dim, config.model.dropout) == ("resnet50", 128, 0.5)
+    assert (config.input.height, config.input.width) == (256, 128)
+    teacher, student = config.training.teacher, config.training.student
+    assert (teacher.modality, student.modality) == ("depth", "rgb")
+    assert (teacher.batch_size, teacher.optimizer.name, teacher.optimizer.learning_rate) == (64, "sgd", 0.1)
+    assert (teacher.optimizer.weight_decay, teacher.optimizer.schedule) == (5e-4, "step")
+    assert teacher.steps * 40 == teacher.optimizer.decay_steps * 100  # x 0.1 every 40 of 100 epochs
+    assert (student.loss, student.optimizer.learning_rate, student.optimizer.schedule) == (
+        "sum_squared",
+        2e-6,
+        "constant",
+    )
+    assert student.steps * 100 == teacher.steps * 30  # 30 epochs against 100
+    assert student.frozen_norm == "batch"
+    assert (teacher.augmentation.crop_area, teacher.augmentation.crop_ratio) == ((0.64, 1.0), (2.0, 3.0))
+    assert all(student.augmentation[name] == 0 for name in ("gain", "offset", "gamma", "grey", "channel_shuffle"))
+
+
+def test_one_stream_trains_as_long_as_teacher_and_student_together():
+    both = cli._load("configs/distill.py").training
+    assert cli._load("configs/one_stream.py").training.one_stream.steps == both.teacher.steps + both.student.steps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config["training"]["teacher"].pop("steps"), "training.teacher.steps is missing"),
+        (lambda config: config["evaluation"].update(rule="x"), "evaluation.rule is unknown"),
+        (lambda config: config["encoders"].update(rgb="nobody"), "encoders.rgb='nobody' is unknown"),
+    ],
+)
+def test_a_config_file_with_a_fault_is_refused(change, message):
+    config = cli._load("configs/distill.py").to_dict()
+    change(config)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_settings(config, tuple(STAGES))

@@ -1,0 +1,250 @@
+"""The loop: stopping, killing and resuming change nothing; what is not finite is never saved."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.errors import InputError, Interrupted
+from rgbd_reid_jax.data.augment import Augmentation
+from rgbd_reid_jax.data.dataset import identities
+from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.data.pipeline import training_batches
+from rgbd_reid_jax.training import loop
+from rgbd_reid_jax.training.objectives import identity_objective
+from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer, make_schedule
+from rgbd_reid_jax.training.record import Record
+from rgbd_reid_jax.training.state import create_state
+
+_PLAN = loop.Plan("teacher", steps=6, batch_size=8, log_every=2, evaluate_every=3, score="eval/score")
+_SPEC = OptimizerSpec("adamw", learning_rate=0.01, schedule="one_cycle")
+
+
+class Runner:
+    """Runs of one small problem, each in a folder."""
+
+    def __init__(self, objective, params, batch_stats, batches, mesh):
+        self.objective, self.params, self.batch_stats, self.batches = objective, params, batch_stats, batches
+        self.mesh = mesh
+
+    def __call__(self, folder, plan=_PLAN, evaluate=lambda *_: {"eval/score": 0.5}, optimizer=None, schedule=None):
+        optimizer = optimizer or make_optimizer(_SPEC, plan.steps)
+        state = create_state(jax.random.key(1), self.params, {}, self.batch_stats, optimizer)
+        record = Record(folder)
+        try:
+            with Checkpoints(folder / "checkpoints") as checkpoints:
+                schedule = schedule or make_schedule(_SPEC, plan.steps)
+                arguments = (plan, state, self.objective, optimizer, schedule, self.batches, evaluate)
+                return jax.device_get(loop.train(*arguments, checkpoints, record, self.mesh))
+        finally:
+            record.close()
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model, tiny_frames, mesh_of):
+    """A small network with dropout and augmentation, so that a wrong key or batch shows."""
+    model = dataclasses.replace(tiny_model, dropout=0.3)
+    objective = identity_objective(model, InputSpec(16, 8, "relative"), "rgb", Augmentation())
+    params, batch_stats = jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
+    labels, _ = identities(tiny_frames.labels["person_id"])
+    options = {"images": ("rgb",), "columns": {"identity": labels}, "batch_size": 8, "seed": 0}
+    return Runner(objective, params, batch_stats, training_batches(tiny_frames, **options), mesh_of(1))
+
+
+def counting(params, batch_stats, batch, key):
+    """A problem whose weight `w` is the number of steps done (with SGD of rate 1): its loss is `-w`."""
+    return -params["w"], (batch_stats, {"rows": jnp.sum(batch["index"] >= 0)})
+
+
+@pytest.fixture(scope="module")
+def counter(tiny_frames, mesh_of):
+    options = {"images": (), "columns": {"index": np.arange(24)}, "batch_size": 8, "seed": 0}
+    return Runner(counting, {"w": jnp.zeros(())}, {}, training_batches(tiny_frames, **options), mesh_of(2))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(network, tmp_path_factory):
+    """(the last state, the recorded lines) of a run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return network(folder), lines(folder)
+
+
+def lines(folder):
+    found = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in found]
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def assert_bit_for_bit(state, other):
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+    for (path, one), two in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(one, two, err_msg=jax.tree_util.keystr(path))
+
+
+def test_an_undisturbed_run(uninterrupted, network):
+    state, found = uninterrupted
+    assert int(state.step) == 6
+    assert [line["step"] for line in found] == [2, 3, 3, 4, 6, 6]
+    assert set(found[0]) == {"stage", "step", "loss", "accuracy", "gradient_norm", "learning_rate"}
+    assert found[2] == {"stage": "teacher", "step": 3, "eval/score": 0.5}
+    rates = [line["learning_rate"] for line in found if "loss" in line]
+    assert rates == pytest.approx([float(make_schedule(_SPEC, 6)(step - 1)) for step in (2, 3, 4, 6)])
+    moved = jax.tree.map(lambda one, two: (np.asarray(one) != two).any(), network.params, state.trainable)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_the_callers_state_stays_usable(network, uninterrupted):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((network.params, network.batch_stats)))
+
+
+def test_stopped_by_a_signal_in_a_validation_and_resumed(network, uninterrupted, tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    calls = []
+
+    def evaluate(*_):
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"eval/score": 0.5}
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3/6 of stage teacher, which is saved"):
+        network(tmp_path, evaluate=evaluate)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert steps(tmp_path) == [3]
+    state = network(tmp_path, evaluate=evaluate)
+    assert len(calls) == 2
+    assert_bit_for_bit(state, uninterrupted[0])
+    assert lines(tmp_path) == uninterrupted[1]
+
+
+def test_stopped_between_validations_and_resumed(network, uninterrupted, tmp_path):
+    schedule = make_schedule(_SPEC, 6)
+
+    def stop_at_step_4(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return schedule(step)
+
+    with pytest.raises(Interrupted, match="after step 4/6"):
+        network(tmp_path, schedule=stop_at_step_4)
+    assert steps(tmp_path) == [3, 4]  # the best and the latest
+    assert_bit_for_bit(network(tmp_path), uninterrupted[0])
+    assert lines(tmp_path) == uninterrupted[1]
+
+
+def test_killed_after_a_checkpoint_and_resumed(network, uninterrupted, tmp_path):
+    calls = []
+
+    def evaluate(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("killed at step 6")
+        return {"eval/score": 0.5}
+
+    with pytest.raises(MemoryError, match="killed"):
+        network(tmp_path, evaluate=evaluate)
+    assert steps(tmp_path) == [3]
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 3, 4, 6]  # two lines past the checkpoint
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "teacher", "st')
+    assert_bit_for_bit(network(tmp_path), uninterrupted[0])
+    assert lines(tmp_path) == uninterrupted[1]
+
+
+def test_a_finished_run_does_nothing(network, uninterrupted, tmp_path):
+    first = network(tmp_path)
+    before = lines(tmp_path)
+
+    def evaluate(*_):
+        raise AssertionError("no validation is due")
+
+    assert_bit_for_bit(network(tmp_path, evaluate=evaluate), first)
+    assert lines(tmp_path) == before
+
+
+def test_a_signal_at_the_last_step_lets_the_stage_finish(counter, tmp_path):
+    def evaluate(params, _):
+        if float(params["w"]) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    assert float(counter(tmp_path, evaluate=evaluate, optimizer=optax.sgd(1.0)).trainable["w"]) == 6
+
+
+def test_the_score_selects_the_checkpoint(counter, tmp_path):
+    scores = {2.0: 0.7, 4.0: 0.9, 6.0: 0.9, 8.0: 0.1}
+    plan = dataclasses.replace(_PLAN, steps=8, evaluate_every=2)
+
+    def evaluate(params, _):
+        return {"eval/score": scores[float(params["w"])], "eval/other": float(params["w"])}
+
+    counter(tmp_path, plan, evaluate, optax.sgd(1.0))
+    assert steps(tmp_path) == [4, 8]
+    counter(tmp_path / "last", dataclasses.replace(plan, score=""), evaluate, optax.sgd(1.0))
+    assert steps(tmp_path / "last") == [8]
+
+
+def broken_from(step, broken):
+    def objective(params, batch_stats, batch, key):
+        _, rest = counting(params, batch_stats, batch, key)
+        return jax.lax.cond(params["w"] > step - 1.5, broken, lambda w: -w, params["w"]), rest
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda w: w * jnp.nan, "the loss is nan at step 6 of stage teacher"),
+        (lambda w: w * jnp.inf, "the loss is inf at step 6 of stage teacher"),
+        (lambda w: jnp.sqrt(0.0 * w), "the gradient norm is nan at step 6 of stage teacher"),
+    ],
+)
+def test_what_is_not_finite_is_never_saved(counter, tmp_path, broken, message):
+    # It breaks at step 5; a line is due at step 10, the next checkpoint at step 6.
+    runner = Runner(
+        broken_from(5 if "loss" in message else 6, broken), counter.params, {}, counter.batches, counter.mesh
+    )
+    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=2)
+    with pytest.raises(InputError, match=message) as caught:
+        runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0), optax.constant_schedule(1.0))
+    assert "lower its learning rate" in str(caught.value)
+    assert steps(tmp_path) == [4]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert float(checkpoints.restore_parts(4)["trainable"]["w"]) == 4.0
+
+
+def test_a_stop_does_not_save_what_is_not_finite(counter, tmp_path):
+    runner = Runner(broken_from(5, lambda w: w * jnp.nan), counter.params, {}, counter.batches, counter.mesh)
+    seen = []
+
+    class Stopping:
+        """An iterable of batches that sends a signal with the sixth."""
+
+        def __iter__(self):
+            return self
+
+        def __init__(self, iterator):
+            self.get_state, self.set_state, self.iterator = iterator.get_state, iterator.set_state, iterator
+
+        def __next__(self):
+            seen.append(1)
+            if len(seen) == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            return next(self.iterator)
+
+    runner.batches = Stopping(iter(counter.batches))
+    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=4)
+    with pytest.raises(InputError, match="the loss is nan at step 6"):
+        runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0))
+    assert steps(tmp_path) == [4]

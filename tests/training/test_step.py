@@ -1,0 +1,198 @@
+"""One update: gradients, frozen parameters, overfitting one batch, and the same result on any number of devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from rgbd_reid_jax.core.mesh import replicated, shard_batch
+from rgbd_reid_jax.data.augment import Augmentation
+from rgbd_reid_jax.data.dataset import IMAGES, identities
+from rgbd_reid_jax.data.inputs import InputSpec, plain_input
+from rgbd_reid_jax.training import objectives
+from rgbd_reid_jax.training.freeze import frozen_norms, merge, partition
+from rgbd_reid_jax.training.loop import make_step
+from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
+from rgbd_reid_jax.training.state import create_state
+
+_SPEC = InputSpec(16, 8, "relative")
+_STILL = Augmentation(crop_area=(1.0, 1.0), crop_ratio=(2.0, 2.0), flip=0.0)
+_ALL = ((".*", "train"),)
+_RULES = ((r"backbone/(conv1|bn1|layer1_0)/.*", "train"), (r"(backbone/layer2_0|embedding|embedding_bn)/.*", "freeze"))
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_frames):
+    labels, _ = identities(tiny_frames.labels["person_id"])
+    indices = np.arange(16)
+    target = np.random.default_rng(0).uniform(0, 2, (24, 8)).astype(np.float32)
+    return tiny_frames.gather(indices, IMAGES) | {"identity": labels[indices], "target": target[indices]}
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model):
+    """(parameters, batch statistics) as numpy arrays."""
+    return jax.device_get(jax.jit(tiny_model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8))
+
+
+def start(network, optimizer, rules=_ALL):
+    params, batch_stats = network
+    if rules is not _ALL:
+        params = {name: value for name, value in params.items() if name != "classifier"}
+    trainable, frozen = partition(params, rules)
+    return create_state(jax.random.key(5), trainable, frozen, batch_stats, optimizer)
+
+
+def test_a_step_follows_the_gradient_of_the_objective(tiny_model, network, batch):
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), smoothing=0.1)
+    optimizer = optax.sgd(1.0)
+    before = start(network, optimizer)
+    after, figures = jax.jit(make_step(objective, optimizer))(before, batch)
+    key = jax.random.fold_in(jax.random.key(5), 0)  # the state's key and the number of the step
+
+    def loss(params):
+        return objective(params, network[1], batch, key)
+
+    (value, (stats, _)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(network[0])
+    assert float(figures["loss"]) == pytest.approx(float(value), rel=1e-5)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in flat(gradient).values()))
+    assert float(figures["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+    for path, leaf in flat(after.trainable).items():
+        moved = flat(network[0])[path] - leaf
+        np.testing.assert_allclose(moved, flat(gradient)[path], atol=1e-4, err_msg=path)
+    for path, leaf in flat(after.batch_stats).items():
+        np.testing.assert_allclose(leaf, flat(stats)[path], rtol=1e-5, err_msg=path)
+    assert int(after.step) == 1
+    np.testing.assert_array_equal(after.key, before.key)
+    # Finite differences along the gradient: f(p + h g) - f(p - h g) = 2 h |g|^2.
+    ahead, behind = (
+        float(jax.jit(loss)(jax.tree.map(lambda p, g: p + sign * 1e-3 * g, network[0], gradient))[0])  # noqa: B023
+        for sign in (1, -1)
+    )
+    assert ahead - behind == pytest.approx(2e-3 * norm**2, rel=0.02)
+
+
+def test_random_numbers_change_with_the_step(tiny_model, network, batch):
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation())
+    optimizer = optax.sgd(0.0)
+    step = jax.jit(make_step(objective, optimizer))
+    first, figures = step(start(network, optimizer), batch)
+    _, same = step(start(network, optimizer), batch)
+    _, other = step(dataclasses.replace(first, batch_stats=network[1]), batch)
+    assert float(figures["loss"]) == float(same["loss"]) != float(other["loss"])
+
+
+@pytest.mark.parametrize("frozen_norm", ["batch", "running"])
+def test_frozen_parameters_stay_bit_for_bit_and_have_no_slots(tiny_model, network, batch, frozen_norm):
+    optimizer = make_optimizer(OptimizerSpec(learning_rate=0.01, weight_decay=0.1), 5)
+    before = jax.device_get(start(network, optimizer, _RULES))
+    running = frozen_norms(before.frozen) if frozen_norm == "running" else frozenset()
+    objective = objectives.distillation_objective(
+        tiny_model.without_classifier(), _SPEC, "rgb", Augmentation(), loss="sum_squared", running=running
+    )
+    step = jax.jit(make_step(objective, optimizer))
+    state = before
+    for _ in range(4):
+        state, _ = step(state, batch)
+    frozen, stats = flat(before.frozen), flat(before.batch_stats)
+    assert {path.split("/")[-2] for path in frozen} >= {"conv2", "bn2", "downsample_conv", "embedding", "embedding_bn"}
+    for path, leaf in flat(state.frozen).items():
+        np.testing.assert_array_equal(leaf, frozen[path], err_msg=path)
+    for path, leaf in flat(state.trainable).items():
+        assert (leaf != flat(before.trainable)[path]).any(), path
+    for path, leaf in flat(state.batch_stats).items():
+        assert np.array_equal(leaf, stats[path]) == (path.rsplit("/", 1)[0] in running), path
+    slots = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert sorted(slots) == sorted(leaf.shape for leaf in flat(before.trainable).values())
+
+
+def overfit(objective, network, batch, steps, rules=_ALL):
+    optimizer = make_optimizer(OptimizerSpec("adamw", learning_rate=0.05, weight_decay=0.0), steps)
+    state = start(network, optimizer, rules)
+    step = jax.jit(make_step(objective, optimizer))
+    losses, figures = [], {}
+    for _ in range(steps):
+        state, figures = step(state, batch)
+        losses.append(float(figures["loss"]))
+    return losses, figures
+
+
+@pytest.mark.parametrize("kind", ["depth", "both"])
+def test_identities_of_one_batch_are_learnt(tiny_model, network, batch, kind):
+    if kind == "both":
+        objective = objectives.one_stream_objective(tiny_model, _SPEC, _STILL)
+    else:
+        objective = objectives.identity_objective(tiny_model, _SPEC, kind, _STILL)
+    losses, figures = overfit(objective, network, batch, 50)
+    assert losses[0] == pytest.approx(np.log(4), abs=0.05)
+    assert losses[-1] < 0.05
+    assert float(figures["accuracy"]) == 1.0
+
+
+@pytest.mark.parametrize("loss", ["normalised_squared", "mean_squared"])
+def test_targets_of_one_batch_are_learnt(tiny_model, network, batch, loss):
+    model = tiny_model.without_classifier()
+    target = np.tile(np.eye(4, dtype=np.float32), (1, 2))[batch["identity"]]
+    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss=loss)
+    losses, figures = overfit(objective, network, batch | {"target": target}, 60, ((".*", "train"),))
+    assert losses[-1] < 0.1 * losses[0]
+    assert float(figures["cosine"]) > 0.9
+
+
+def test_one_stream_mixes_even_rows_of_rgb_with_odd_rows_of_depth(tiny_model, network, batch):
+    objective = objectives.one_stream_objective(tiny_model, _SPEC, _STILL)
+    loss, _ = jax.jit(objective)(*network, batch, jax.random.key(0))
+    rgb, depth = (
+        np.asarray(jax.jit(plain_input, static_argnums=(0, 1))(_SPEC, one, batch)) for one in ("rgb", "depth")
+    )
+    mixed = np.where((np.arange(16) % 2 == 0)[:, None, None, None], rgb, depth)
+    output, _ = jax.jit(tiny_model.train)(*network, mixed, jax.random.key(0))
+    log_probability = jax.nn.log_softmax(output.logits)
+    expected = -np.mean([log_probability[row, label] for row, label in enumerate(batch["identity"])])
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_dropout_acts_on_the_distilled_embedding(tiny_model, network, batch):
+    model = dataclasses.replace(tiny_model.without_classifier(), dropout=0.5)
+    params = {name: value for name, value in network[0].items() if name != "classifier"}
+    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss="sum_squared")
+    values = [float(jax.jit(objective)(params, network[1], batch, jax.random.key(seed))[0]) for seed in (0, 1)]
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 2)])
+def test_one_and_eight_devices_give_equal_states(tiny_model, network, batch, mesh_of, devices, fsdp):
+    augmentation = Augmentation(gain=0.2, grey=0.5, channel_shuffle=0.5)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "rgb", augmentation)
+    optimizer = make_optimizer(OptimizerSpec(learning_rate=0.02), 4)
+    found = []
+    for mesh in (mesh_of(1), mesh_of(devices, fsdp)):
+        state = jax.device_put(start(network, optimizer), replicated(mesh))
+        step = jax.jit(make_step(objective, optimizer))
+        rows = shard_batch(batch, mesh)
+        assert len(rows["rgb"].sharding.device_set) == mesh.size
+        for _ in range(4):
+            state, figures = step(state, rows)
+        found.append((jax.device_get(state), float(figures["loss"])))
+    (one, one_loss), (many, many_loss) = found
+    assert many_loss == pytest.approx(one_loss, rel=1e-5)
+    trees = [merge(state.trainable, state.frozen) | {"statistics": state.batch_stats} for state in (one, many)]
+    for path, leaf in flat(trees[0]).items():
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(flat(trees[1])[path], leaf, rtol=1e-5, atol=1e-5 * scale + 1e-6, err_msg=path)
+
+
+def test_state_starts_at_zero(network):
+    optimizer = optax.sgd(0.1)
+    state = start(network, optimizer)
+    assert state.step.dtype == jnp.int32
+    assert int(state.step) == 0
+    np.testing.assert_array_equal(state.key, jax.random.key_data(jax.random.key(5)))
