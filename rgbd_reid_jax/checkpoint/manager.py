@@ -37,7 +37,7 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path):
         logging.getLogger("absl").setLevel(
             logging.CRITICAL
-        )  # Orbax tells of each thread, and of errors that it raises too
+        )  # Orbax tells of its threads, and of errors that it raises too
         self._folder = folder.absolute()
         policies = ocp.checkpoint_managers
         keep = policies.AnyPreservationPolicy(

@@ -123,7 +123,7 @@ def train(
                 progress.restart(done)  # the rate is that of training, without compilation
             evaluating = done % plan.evaluate_every == 0 or done == plan.steps
             if evaluating or done % plan.log_every == 0:
-                _log(plan, done, figures, float(schedule(done - 1)), progress, record)
+                _log(plan, done, figures, float(np.asarray(schedule(done - 1))), progress, record)
             if evaluating:
                 _validate(plan, done, state, evaluate, checkpoints, record, iterator)
             if stop.requested and done < plan.steps:

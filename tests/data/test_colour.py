@@ -1,5 +1,7 @@
 """Colour augmentation: each switch alone does what it says, and nothing else."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from rgbd_reid_jax.data.augment import Augmentation
 
 _KEY = jax.random.key(5)
 random_colour = jax.jit(augment.random_colour, static_argnums=2)
-_ALL = {"gain": 0.9, "offset": 0.9, "gamma": 2.0, "grey": 0.5, "channel_shuffle": 0.5}
+_ALL: dict[str, Any] = {"gain": 0.9, "offset": 0.9, "gamma": 2.0, "grey": 0.5, "channel_shuffle": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Embedding a split: padding, order and devices leave no trace."""
 
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,14 +33,14 @@ def one_by_one(network, encoder, frames):
     """The plain answer: each frame alone, on one device."""
     embed = jax.jit(encoder)
     images = [frames.gather(np.array([index]), RAW_IMAGES[encoder.modality]) for index in range(len(frames))]
-    return np.concatenate([np.asarray(embed(*network[1:], one)) for one in images])
+    return np.concatenate([np.asarray(embed(*network[1:], batch=one)) for one in images])
 
 
 @pytest.mark.parametrize("modality", ["rgb", "depth"])
 @pytest.mark.parametrize(("batch_size", "devices"), [(4, 1), (8, 8), (3, 8), (64, 8)])
 def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modality, batch_size, devices):
     encoder = encoder_of(network, modality)
-    found = Embedder(encoder, batch_size, mesh_of(devices))(*network[1:], frames)
+    found = Embedder(encoder, batch_size, mesh_of(devices))(*network[1:], frames=frames)
     assert found.shape == (13, 8)
     assert found.dtype == np.float32
     expected = one_by_one(network, encoder, frames)
@@ -49,7 +50,7 @@ def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modali
 
 def test_normalised_embeddings_have_unit_length(network, frames, mesh_of):
     raw, unit = (
-        Embedder(encoder_of(network, "rgb", normalise), 13, mesh_of(1))(*network[1:], frames)
+        Embedder(encoder_of(network, "rgb", normalise), 13, mesh_of(1))(*network[1:], frames=frames)
         for normalise in (False, True)
     )
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
@@ -60,14 +61,14 @@ def test_normalised_embeddings_have_unit_length(network, frames, mesh_of):
 def test_parameters_may_lie_on_the_host(network, frames, mesh_of):
     embedder = Embedder(encoder_of(network, "rgb"), 8, mesh_of(2))
     on_host = jax.device_get(network[1:])
-    np.testing.assert_array_equal(embedder(*on_host, frames), embedder(*network[1:], frames))
+    np.testing.assert_array_equal(embedder(*on_host, frames=frames), embedder(*network[1:], frames=frames))
 
 
 def test_progress_is_printed_for_a_named_stage_alone(network, frames, mesh_of, capsys):
     embedder = Embedder(encoder_of(network, "rgb"), 8, mesh_of(2))
-    embedder(*network[1:], frames)
+    embedder(*network[1:], frames=frames)
     assert capsys.readouterr().out == ""
-    embedder(*network[1:], frames, "embed test rgb")
+    embedder(*network[1:], frames=frames, stage="embed test rgb")
     assert capsys.readouterr().out.startswith("[embed test rgb] frame 13/13  100 %")
 
 
@@ -90,6 +91,7 @@ def test_no_more_images_are_read_than_the_modality_needs(network, frames, mesh_o
         def __len__(self):
             return 13
 
+    watched: Any = Watched(gather=gather)
     for modality in ("rgb", "depth"):
-        Embedder(encoder_of(network, modality), 8, mesh_of(1))(*network[1:], Watched(gather=gather))
+        Embedder(encoder_of(network, modality), 8, mesh_of(1))(*network[1:], frames=watched)
     assert asked == [("rgb",)] * 2 + [("depth", "mask")] * 2

@@ -30,7 +30,9 @@ def batch():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_loss_equals_numpy(batch, smoothing):
-    assert float(identity_loss(*batch, smoothing)) == pytest.approx(reference(*batch, smoothing), rel=1e-5)
+    assert float(identity_loss(*batch, smoothing=smoothing)) == pytest.approx(
+        reference(*batch, smoothing=smoothing), rel=1e-5
+    )
 
 
 def test_by_hand():

@@ -1,6 +1,7 @@
 """The network's two functions: which statistics it uses, when it drops out, and in which precision."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def network(tiny_model):
     return tiny_model, params, batch_stats, images, jax.jit(tiny_model.train, static_argnums=4)
 
 
-def flat(tree):
+def flat(tree) -> Any:
     return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
 
 
@@ -108,7 +109,7 @@ def test_without_a_classifier_the_rest_is_the_same(network):
 
 
 def test_bfloat16_computes_the_backbone_only(network):
-    _, params, batch_stats, images, train = network
+    model, params, batch_stats, images, train = network
     half = dataclasses.replace(model, compute_dtype="bfloat16")
     output, updated = jax.jit(half.train)(params, batch_stats, images, _KEY)
     for leaf in (output.feature, output.embedding, output.logits, *jax.tree.leaves(updated)):

@@ -1,5 +1,7 @@
 """The backbones: torchvision's parameter counts and map sizes, and the numbers of a block by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet, ResNetSpec
 _KEY = jax.random.key(0)
 
 
-def shapes(name, height=64, width=32, last_stride=None, dtype=jnp.float32):
+def shapes(name, height=64, width=32, last_stride=None, dtype=jnp.float32) -> Any:
     """(output, parameters by path), without computing anything."""
     module = ResNet(RESNETS[name], last_stride, dtype)
     images = jnp.zeros((2, height, width, 3))
@@ -109,7 +111,7 @@ def test_a_network_of_one_block_by_hand(bottleneck):
     random = np.random.default_rng(0)
     image = random.normal(size=(13, 10, 3)).astype(np.float32)
     shape = jax.eval_shape(lambda: module.init(_KEY, jnp.asarray(image[None]), NormMode(False)))
-    flat = traverse_util.flatten_dict(shape)
+    flat: Any = traverse_util.flatten_dict(shape)
     variables = traverse_util.unflatten_dict(
         {path: random.uniform(0.2, 1.0, leaf.shape).astype(np.float32) - 0.5 * (path[-1] in ("kernel", "mean", "bias"))
          for path, leaf in flat.items()}

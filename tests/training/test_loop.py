@@ -98,7 +98,7 @@ def test_an_undisturbed_run(uninterrupted, network):
     assert set(found[0]) == {"stage", "step", "loss", "accuracy", "gradient_norm", "learning_rate"}
     assert found[2] == {"stage": "teacher", "step": 3, "eval/score": 0.5}
     rates = [line["learning_rate"] for line in found if "loss" in line]
-    assert rates == pytest.approx([float(make_schedule(_SPEC, 6)(step - 1)) for step in (2, 3, 4, 6)])
+    assert rates == pytest.approx([float(np.asarray(make_schedule(_SPEC, 6)(step - 1))) for step in (2, 3, 4, 6)])
     moved = jax.tree.map(lambda one, two: (np.asarray(one) != two).any(), network.params, state.trainable)
     assert all(jax.tree.leaves(moved))
 

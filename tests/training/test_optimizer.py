@@ -57,7 +57,7 @@ def test_adamw_is_pytorchs_with_decoupled_decay():
 
 def values(spec, steps, at):
     schedule = make_schedule(spec, steps)
-    return [float(schedule(step)) for step in at]
+    return [float(np.asarray(schedule(step))) for step in at]
 
 
 def test_constant_schedule():

@@ -1,6 +1,7 @@
 """One update: gradients, frozen parameters, overfitting one batch, and the same result on any number of devices."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ _ALL = ((".*", "train"),)
 _RULES = ((r"backbone/(conv1|bn1|layer1_0)/.*", "train"), (r"(backbone/layer2_0|embedding|embedding_bn)/.*", "freeze"))
 
 
-def flat(tree):
+def flat(tree) -> Any:
     return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
 
 
@@ -43,7 +44,7 @@ def network(tiny_model):
     return jax.device_get(jax.jit(tiny_model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8))
 
 
-def start(network, optimizer, rules=_ALL):
+def start(network, optimizer, rules=_ALL) -> Any:
     params, batch_stats = network
     if rules is not _ALL:
         params = {name: value for name, value in params.items() if name != "classifier"}
@@ -73,21 +74,23 @@ def test_a_step_follows_the_gradient_of_the_objective(tiny_model, network, batch
     assert int(after.step) == 1
     np.testing.assert_array_equal(after.key, before.key)
     # Finite differences along the gradient: f(p + h g) - f(p - h g) = 2 h |g|^2.
+    value_of = jax.jit(lambda params: loss(params)[0])
     ahead, behind = (
-        float(jax.jit(loss)(jax.tree.map(lambda p, g: p + sign * 1e-3 * g, network[0], gradient))[0])  # noqa: B023
-        for sign in (1, -1)
+        float(value_of(jax.tree.map(lambda p, g, h=h: p + h * g, network[0], gradient))) for h in (1e-3, -1e-3)
     )
     assert ahead - behind == pytest.approx(2e-3 * norm**2, rel=0.02)
 
 
 def test_random_numbers_change_with_the_step(tiny_model, network, batch):
-    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation())
-    optimizer = optax.sgd(0.0)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), smoothing=0.1)
+    optimizer = optax.sgd(1.0)
     step = jax.jit(make_step(objective, optimizer))
-    first, figures = step(start(network, optimizer), batch)
-    _, same = step(start(network, optimizer), batch)
-    _, other = step(dataclasses.replace(first, batch_stats=network[1]), batch)
-    assert float(figures["loss"]) == float(same["loss"]) != float(other["loss"])
+    before = start(network, optimizer)
+    first, same, other = (
+        float(step(dataclasses.replace(before, step=jnp.asarray(number, jnp.int32)), batch)[1]["loss"])
+        for number in (0, 0, 1)
+    )
+    assert first == same != other
 
 
 @pytest.mark.parametrize("frozen_norm", ["batch", "running"])
@@ -125,26 +128,21 @@ def overfit(objective, network, batch, steps, rules=_ALL):
     return losses, figures
 
 
-@pytest.mark.parametrize("kind", ["depth", "both"])
-def test_identities_of_one_batch_are_learnt(tiny_model, network, batch, kind):
-    if kind == "both":
-        objective = objectives.one_stream_objective(tiny_model, _SPEC, _STILL)
-    else:
-        objective = objectives.identity_objective(tiny_model, _SPEC, kind, _STILL)
+def test_identities_of_one_batch_are_learnt(tiny_model, network, batch):
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", _STILL)
     losses, figures = overfit(objective, network, batch, 50)
     assert losses[0] == pytest.approx(np.log(4), abs=0.05)
     assert losses[-1] < 0.05
     assert float(figures["accuracy"]) == 1.0
 
 
-@pytest.mark.parametrize("loss", ["normalised_squared", "mean_squared"])
-def test_targets_of_one_batch_are_learnt(tiny_model, network, batch, loss):
+def test_targets_of_one_batch_are_learnt(tiny_model, network, batch):
     model = tiny_model.without_classifier()
     target = np.tile(np.eye(4, dtype=np.float32), (1, 2))[batch["identity"]]
-    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss=loss)
+    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss="normalised_squared")
     losses, figures = overfit(objective, network, batch | {"target": target}, 60, ((".*", "train"),))
     assert losses[-1] < 0.1 * losses[0]
-    assert float(figures["cosine"]) > 0.9
+    assert float(figures["cosine"]) > 0.95
 
 
 def test_one_stream_mixes_even_rows_of_rgb_with_odd_rows_of_depth(tiny_model, network, batch):
@@ -164,17 +162,17 @@ def test_dropout_acts_on_the_distilled_embedding(tiny_model, network, batch):
     model = dataclasses.replace(tiny_model.without_classifier(), dropout=0.5)
     params = {name: value for name, value in network[0].items() if name != "classifier"}
     objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss="sum_squared")
-    values = [float(jax.jit(objective)(params, network[1], batch, jax.random.key(seed))[0]) for seed in (0, 1)]
+    loss = jax.jit(objective)
+    values = [float(loss(params, network[1], batch, jax.random.key(seed))[0]) for seed in (0, 1)]
     assert values[0] != values[1]
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), (8, 2)])
-def test_one_and_eight_devices_give_equal_states(tiny_model, network, batch, mesh_of, devices, fsdp):
-    augmentation = Augmentation(gain=0.2, grey=0.5, channel_shuffle=0.5)
+def test_one_and_eight_devices_give_equal_states(tiny_model, network, batch, mesh_of):
+    augmentation = Augmentation(gain=0.2, channel_shuffle=0.5)
     objective = objectives.identity_objective(tiny_model, _SPEC, "rgb", augmentation)
     optimizer = make_optimizer(OptimizerSpec(learning_rate=0.02), 4)
     found = []
-    for mesh in (mesh_of(1), mesh_of(devices, fsdp)):
+    for mesh in (mesh_of(1), mesh_of(8, 2)):
         state = jax.device_put(start(network, optimizer), replicated(mesh))
         step = jax.jit(make_step(objective, optimizer))
         rows = shard_batch(batch, mesh)

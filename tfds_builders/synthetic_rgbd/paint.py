@@ -15,7 +15,7 @@ _DARK_LUMINANCE = 0.05
 _DARK_CLOTH = 0.3  # many black fabrics reflect infrared; hair does not
 
 
-def _row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0.0, dark=None) -> np.ndarray:
+def row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0.0, dark=None) -> np.ndarray:
     """Paint [F, COLUMNS]; `dark` [F] is 1 where infrared is absorbed, by default from the colour."""
     out = np.zeros((len(base), COLUMNS))
     out[:, BASE] = base
@@ -40,7 +40,7 @@ def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfi
     """
     kind, sleeve = outfit["lower_kind"], outfit["sleeve"]
     cloth = {"second": outfit["upper_second"], "period": outfit["period"], "phase": outfit["phase"]}
-    upper = _row(outfit["upper"], pattern=outfit["pattern"], **cloth)
+    upper = row(outfit["upper"], pattern=outfit["pattern"], **cloth)
     banded = np.where(
         np.isin(outfit["pattern"], (PATTERNS.index("block"), PATTERNS.index("print"))), 0, outfit["pattern"]
     )
@@ -51,18 +51,18 @@ def part_paint(skin: np.ndarray, hair: np.ndarray, hair_style: np.ndarray, outfi
     trousers = np.where((kind == 2)[:, None], skin, outfit["lower"])
     shins = np.where(np.isin(kind, (1, 2))[:, None], skin, outfit["lower"])
     rows = dict.fromkeys(_UPPER, upper)
-    rows |= {"pelvis": _row(outfit["lower"]), "neck": _row(skin, dark=bare), "head": _row(skin, dark=bare)}
-    rows |= {"hair": _row(cap, dark=hair_dark), "hair_tail": _row(cap, dark=hair_dark)}
-    rows["skirt"] = _row(np.where(is_coat, outfit["upper"], outfit["lower"]))
-    rows["bag"] = _row(outfit["bag_colour"])
+    rows |= {"pelvis": row(outfit["lower"]), "neck": row(skin, dark=bare), "head": row(skin, dark=bare)}
+    rows |= {"hair": row(cap, dark=hair_dark), "hair_tail": row(cap, dark=hair_dark)}
+    rows["skirt"] = row(np.where(is_coat, outfit["upper"], outfit["lower"]))
+    rows["bag"] = row(outfit["bag_colour"])
     for side in ("right", "left"):
-        rows[f"{side}_upper_arm"] = _row(
+        rows[f"{side}_upper_arm"] = row(
             outfit["upper"], cut=np.where(sleeve > 1, 2.0, sleeve), beyond=skin, pattern=banded, **cloth
         )
         arm = np.where((sleeve > 1)[:, None], outfit["upper"], skin)
-        rows[f"{side}_forearm"] = _row(arm, pattern=np.where(sleeve > 1, banded, 0), **cloth)
-        rows[f"{side}_hand"] = _row(skin, dark=bare)
-        rows[f"{side}_thigh"] = _row(trousers, cut=np.where(kind == 1, 0.85, 2.0), beyond=skin)
-        rows[f"{side}_shank"] = _row(shins, cut=np.where(np.isin(kind, (1, 2)), 0.85, 2.0), beyond=outfit["shoes"])
-        rows[f"{side}_foot"] = _row(outfit["shoes"])
+        rows[f"{side}_forearm"] = row(arm, pattern=np.where(sleeve > 1, banded, 0), **cloth)
+        rows[f"{side}_hand"] = row(skin, dark=bare)
+        rows[f"{side}_thigh"] = row(trousers, cut=np.where(kind == 1, 0.85, 2.0), beyond=skin)
+        rows[f"{side}_shank"] = row(shins, cut=np.where(np.isin(kind, (1, 2)), 0.85, 2.0), beyond=outfit["shoes"])
+        rows[f"{side}_foot"] = row(outfit["shoes"])
     return np.stack([rows[name] for name in PARTS], axis=1)

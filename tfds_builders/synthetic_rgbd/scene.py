@@ -189,7 +189,7 @@ def _sample_clutter(
         shape.append(np.stack([x, y, top, present * low, present * high, draws.uniform(0.4, 1.0)], axis=-1))
         second = draws.uniforms(3) ** 2
         base = 0.03 + 0.6 * draws.uniforms(3) ** 1.5
-        colour.append(paint._row(base, second=second, pattern=draws.choice((3, 1, 1)), period=draws.uniform(0.08, 0.4)))
+        colour.append(paint.row(base, second=second, pattern=draws.choice((3, 1, 1)), period=draws.uniform(0.08, 0.4)))
     return {"clutter": np.stack(shape, axis=1), "clutter_paint": np.stack(colour, axis=1)}
 
 

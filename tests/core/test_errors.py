@@ -1,0 +1,60 @@
+"""What counts as a full disk."""
+
+import errno
+import os
+
+import pytest
+
+from rgbd_reid_jax import main
+from rgbd_reid_jax.core.errors import disk_full
+
+
+def no_space(path: str | None = None) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def test_an_os_error_names_the_path():
+    assert disk_full(no_space("/data/x")) == " at /data/x"
+
+
+def test_a_library_s_error_is_known_by_its_text():
+    assert disk_full(ValueError("RESOURCE_EXHAUSTED: cannot write: No space left on device")) == ""
+
+
+def test_a_cause_counts():
+    try:
+        try:
+            raise no_space("/data/y")
+        except OSError as error:
+            raise RuntimeError("saving failed") from error
+    except RuntimeError as error:
+        assert disk_full(error) == " at /data/y"
+
+
+def test_other_errors_do_not():
+    assert disk_full(PermissionError(errno.EACCES, "denied", "/data/x")) is None
+    assert disk_full(ValueError("RESOURCE_EXHAUSTED: out of memory")) is None
+
+
+def test_main_says_it_in_one_line(monkeypatch, capsys):
+    from rgbd_reid_jax import cli
+
+    def fill(_):
+        raise no_space("/runs/a")
+
+    monkeypatch.setattr(cli, "run", fill)
+    assert main.main(["main"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the disk is full at /runs/a; free space and run the same command again\n"
+    )
+
+
+def test_main_lets_unknown_errors_through(monkeypatch):
+    from rgbd_reid_jax import cli
+
+    def fail(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main.main(["main"])
