@@ -34,7 +34,19 @@ def _complain(text: str, status: int) -> int:
     return status
 
 
+def _use_huge_pages() -> None:
+    """Starts this command anew with glibc's huge pages for large blocks, which only a new process can have.
+
+    XLA takes and frees its activations at every step; with 4 KiB pages the CPU spends a sixth of a training
+    step on page faults. Elsewhere than on glibc the variable means nothing.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 if __name__ == "__main__":
+    _use_huge_pages()
     status = main()
     if status:
         os._exit(status)  # threads of a run that was cut off would print tracebacks on the way out

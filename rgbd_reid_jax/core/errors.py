@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 def disk_full(error: BaseException) -> str | None:
-    """ " at PATH" ("" where the path is not known) if a full disk caused `error`, else None.
+    """Whether a full disk caused `error`: " at PATH" ("" where the path is not known) if so, else None.
 
     Libraries written in C++ put the system's message into errors of other kinds, so it is looked for too.
     """

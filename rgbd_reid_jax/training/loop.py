@@ -168,5 +168,7 @@ def _validate(
     figures = evaluate(merge(state.trainable, state.frozen), state.batch_stats)
     record.write(plan.stage, done, figures)
     record.flush()
-    score = figures.get(plan.score) if plan.score else None
+    if plan.score and plan.score not in figures:
+        raise InputError(f"training.{plan.stage}.score={plan.score!r} is unknown; choose one of: {', '.join(figures)}")
+    score = figures[plan.score] if plan.score else None
     checkpoints.save(done, state, iterator.get_state(), score)
