@@ -108,7 +108,8 @@ class Model:
     def embed(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
         """Embeddings in evaluation mode: float32 [B, H, W, 3] to float32 [B, D]."""
         variables = {"params": params, "batch_stats": batch_stats}
-        return self._module().apply(variables, images, NormMode(train=False)).embedding
+        output: Any = self._module().apply(variables, images, NormMode(train=False))
+        return output.embedding
 
     def train(
         self,

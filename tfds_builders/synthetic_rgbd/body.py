@@ -7,6 +7,7 @@ y forward, z up, origin on the floor below the pelvis. World axes: z up, floor a
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfds_builders.synthetic_rgbd.motion import SIDES, Pose
 from tfds_builders.synthetic_rgbd.people import REFERENCE_HEIGHT_M
@@ -55,7 +56,7 @@ class _Builder:
     def __init__(self, frames: int):
         self._frames, self._parts = frames, {}
 
-    def add(self, name, a, b, ra, rb, axis=None, squash=1.0) -> None:
+    def add(self, name: str, a: np.ndarray, b: np.ndarray, ra, rb, axis=None, squash: ArrayLike = 1.0) -> None:
         full = lambda value: np.broadcast_to(np.asarray(value, np.float64), (self._frames,))  # noqa: E731
         axis = np.broadcast_to(np.array([0.0, 1.0, 0.0]), a.shape) if axis is None else axis
         self._parts[name] = (a, b, full(ra), full(rb), axis, full(squash))

@@ -67,7 +67,7 @@ def contact_sheet(config: SyntheticRgbdConfig, split: str, people: np.ndarray, f
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="contact_sheet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="contact_sheet", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", default="quick", help="name of a config")
     parser.add_argument("--knobs", default="", help='changed knobs, for example "seed=1,body_spread=1.6"')
     parser.add_argument("--split", default="test", choices=SPLITS)

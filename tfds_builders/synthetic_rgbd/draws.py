@@ -24,7 +24,7 @@ def exact() -> Iterator[None]:
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
-        platforms = jax.config.jax_platforms
+        platforms = jax.config.values["jax_platforms"]
         raise InputError(f"JAX_PLATFORMS={platforms} leaves out the CPU; set it to {platforms},cpu") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))

@@ -1,6 +1,7 @@
 """Colours and patterns of every part: who wears what becomes one row of numbers per part."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfds_builders.synthetic_rgbd.body import PARTS
 from tfds_builders.synthetic_rgbd.people import PATTERNS
@@ -15,7 +16,16 @@ _DARK_LUMINANCE = 0.05
 _DARK_CLOTH = 0.3  # many black fabrics reflect infrared; hair does not
 
 
-def row(base, cut=2.0, beyond=None, second=None, pattern=0, period=0.1, phase=0.0, dark=None) -> np.ndarray:
+def row(
+    base: np.ndarray,
+    cut: ArrayLike = 2.0,
+    beyond: ArrayLike | None = None,
+    second: ArrayLike | None = None,
+    pattern: ArrayLike = 0,
+    period: ArrayLike = 0.1,
+    phase: ArrayLike = 0.0,
+    dark: ArrayLike | None = None,
+) -> np.ndarray:
     """Paint [F, COLUMNS]; `dark` [F] is 1 where infrared is absorbed, by default from the colour."""
     out = np.zeros((len(base), COLUMNS))
     out[:, BASE] = base
