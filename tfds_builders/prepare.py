@@ -8,14 +8,15 @@ size and SHA-256 that is verified whenever the dataset is used again. It knows n
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled, no stubs
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from rgbd_reid_jax.core import files
@@ -23,18 +24,19 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import say
 
 MANIFEST = "manifest.json"
+Built = TypeVar("Built", bound=tfds.core.DatasetBuilder)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def prepare(
-    make_builder: Callable[[], tfds.core.DatasetBuilder],
+    make_builder: Callable[[], Built],
     folder: str | os.PathLike[str],
     *,
     fingerprint: str,
     bytes_needed: int = 0,
     file_format: str = "array_record",
     stage: str = "dataset",
-) -> tfds.core.DatasetBuilder:
+) -> Built:
     """Builds a dataset, or verifies and reuses the one in `folder`.
 
     Args:
@@ -56,13 +58,12 @@ def prepare(
         _drop_unfinished(folder)
         if folder.exists():
             verify(folder, fingerprint)
-            return make_builder()
+            return _quietly_made(make_builder)
         check_free_space(folder.parent, bytes_needed)
         marker = _marker(folder)
         with out_of_space_is_input_error(folder):
             files.write_text(marker, fingerprint + "\n")
-            builder = make_builder()
-            builder._log_download_bytes = builder._log_download_done = lambda: None  # "Downloading ... Unknown size"
+            builder = _quietly_made(make_builder)
             with progress_bars_off():
                 builder.download_and_prepare(file_format=file_format)
             counts = count_records(builder)
@@ -72,9 +73,29 @@ def prepare(
         return builder
 
 
-def prepare_builder(builder: tfds.core.DatasetBuilder, **options: Any) -> tfds.core.DatasetBuilder:
+def prepare_builder(builder: Built, **options: Any) -> Built:
     """`prepare` of a builder that exists already; `options` are those of `prepare`."""
     return prepare(lambda: builder, str(builder.data_path), **options)
+
+
+def _quietly_made(make_builder: Callable[[], Built]) -> Built:
+    """A builder whose construction and build print none of TFDS's own lines: `say` and `Progress` tell the story.
+
+    TFDS warns of a config that is not in BUILDER_CONFIGS, with all its knobs, and has no switch for what it
+    prints before and after a build ("Downloading and preparing dataset Unknown size ...").
+    """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_news)
+    try:
+        builder = make_builder()
+    finally:
+        logger.removeFilter(_is_news)
+    builder._log_download_bytes = builder._log_download_done = lambda: None
+    return builder
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Using custom data configuration")
 
 
 def _marker(folder: pathlib.Path) -> pathlib.Path:
@@ -161,7 +182,7 @@ def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
     counts = {}
     for name, split in builder.info.splits.items():
         counts[name] = split.num_examples
-        if builder.info.file_format.value != "array_record":
+        if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
             continue
         found = sum(array_record_module.ArrayRecordReader(str(path)).num_records() for path in split.filepaths)
         if found != split.num_examples:

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import threading
+from typing import Any
 
 import pytest
 from tensorflow_datasets.core.utils import tqdm_utils
@@ -39,8 +40,12 @@ class FakeBuilder:
         (self.folder / "data").write_bytes(b"x")
 
 
+def fake_builder(folder, failure=None) -> Any:
+    return FakeBuilder(folder, failure)
+
+
 def test_a_whole_dataset_is_reused(dataset):
-    builder = FakeBuilder(dataset)
+    builder = fake_builder(dataset)
     assert prepare_lib.prepare(lambda: builder, dataset, fingerprint="cafe") is builder
     assert builder.built == 0
 
@@ -88,7 +93,7 @@ def test_building_writes_a_manifest_and_removes_what_a_killed_build_left(tmp_pat
     stale.mkdir(parents=True)
     other = tmp_path / "name" / "incomplete.ABC123_2.0.0"
     other.mkdir()
-    builder = FakeBuilder(folder)
+    builder = fake_builder(folder)
     prepare_lib.prepare(lambda: builder, folder, fingerprint="cafe")
     assert builder.built == 1
     assert not stale.exists()
@@ -102,7 +107,7 @@ def test_a_build_killed_before_its_manifest_is_built_again(tmp_path):
     folder = tmp_path / "name" / "1.0.0"
     folder.mkdir(parents=True)
     prepare_lib._marker(folder).write_text("cafe\n")
-    builder = FakeBuilder(folder)
+    builder = fake_builder(folder)
     prepare_lib.prepare(lambda: builder, folder, fingerprint="cafe")
     assert builder.built == 1
 
@@ -111,7 +116,7 @@ def test_too_little_space_is_said_before_the_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     folder = tmp_path / "name" / "1.0.0"
-    builder = FakeBuilder(folder)
+    builder = fake_builder(folder)
     with pytest.raises(InputError, match=r"has 5 MB free and the build needs 80 MB; free some space or choose"):
         prepare_lib.prepare(lambda: builder, folder, fingerprint="cafe", bytes_needed=80_000_000)
     assert builder.built == 0
@@ -139,26 +144,26 @@ def _wrapped(error):
 def test_a_full_disk_is_one_line_however_deep(tmp_path, failure):
     folder = tmp_path / "name" / "1.0.0"
     with pytest.raises(InputError, match=r"the disk of .*name is full; free some space and run again"):
-        prepare_lib.prepare(lambda: FakeBuilder(folder, failure), folder, fingerprint="cafe")
+        prepare_lib.prepare(lambda: fake_builder(folder, failure), folder, fingerprint="cafe")
     assert tqdm_utils._active
 
 
 def test_other_failures_stay_what_they_are(tmp_path):
     folder = tmp_path / "name" / "1.0.0"
     with pytest.raises(ZeroDivisionError):
-        prepare_lib.prepare(lambda: FakeBuilder(folder, ZeroDivisionError()), folder, fingerprint="cafe")
+        prepare_lib.prepare(lambda: fake_builder(folder, ZeroDivisionError()), folder, fingerprint="cafe")
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "config" / "1.0.0"
     with pytest.raises(InputError, match=r"cannot write to .*file/config .*choose another data_dir"):
-        prepare_lib.prepare(lambda: FakeBuilder(folder), folder, fingerprint="cafe")
+        prepare_lib.prepare(lambda: fake_builder(folder), folder, fingerprint="cafe")
 
 
 def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
     folder = tmp_path / "name" / "1.0.0"
-    builder = FakeBuilder(folder)
+    builder = fake_builder(folder)
     ready = threading.Event()
 
     def second():

@@ -7,12 +7,15 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import prepare as prepare_lib
 from tfds_builders import schema
 from tfds_builders.synthetic_rgbd import contact_sheet, store
 from tfds_builders.synthetic_rgbd.config import SPLITS, custom_config, fingerprint, named_config
@@ -53,7 +56,8 @@ def rendered(monkeypatch):
 
 
 def test_records_hold_what_the_schema_says(tiny_data_dir):
-    config, builder = named_config("tiny"), prepare("tiny", tiny_data_dir)
+    config = named_config("tiny")
+    builder: Any = prepare("tiny", tiny_data_dir)
     assert builder.info.metadata["fingerprint"] == fingerprint(config)
     assert set(builder.info.features) == set(schema.frame_features())
     seen = {name: set() for name in ("person_id", "recording_id", "clothes_id")}
@@ -135,9 +139,11 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, tiny_data_dir, render
     assert rendered == [("train", 2), ("validation", 2), ("test", 0), ("test", 2)]
     assert _digests(tmp_path) == _digests(tiny_data_dir)
     assert sorted(p.name for p in _folder(tmp_path).iterdir()) == [".lock-1.0.0", "1.0.0"]
-    output = capsys.readouterr().out
+    output, errors = capsys.readouterr()
     assert "64 of 112 frames were rendered before" in output
     assert "frame 112/112  100 %" in output
+    assert all(line.startswith("[dataset] ") for line in output.splitlines()), "TFDS prints nothing of its own"
+    assert errors == ""
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -191,6 +197,20 @@ def test_other_knobs_have_another_store_and_folder(tmp_path):
     )
 
 
+def test_a_config_of_ones_own_is_opened_without_a_warning(tmp_path, caplog, monkeypatch):
+    config = custom_config("tiny", seed=3)
+    Builder(config=config, data_dir=str(tmp_path))
+    assert "Using custom data configuration" in caplog.text, "TFDS's own way"
+    caplog.clear()
+    monkeypatch.setattr(Builder, "download_and_prepare", lambda builder, **_: pathlib.Path(builder.data_dir).mkdir())
+    monkeypatch.setattr(prepare_lib, "count_records", lambda _: {})
+    for _ in ("built", "reused"):
+        assert prepare(config, tmp_path).builder_config is config
+    assert not caplog.records
+    Builder(config=config, data_dir=str(tmp_path / "other"))
+    assert "Using custom data configuration" in caplog.text, "other users of TFDS still see it"
+
+
 def test_changed_code_or_knobs_under_an_old_name_are_refused(tiny_data_dir, monkeypatch):
     from tfds_builders.synthetic_rgbd import config as config_lib
 
@@ -200,12 +220,11 @@ def test_changed_code_or_knobs_under_an_old_name_are_refused(tiny_data_dir, monk
 
 
 def test_contact_sheet_shows_the_people(tmp_path, capsys):
-    import cv2
-
     out = tmp_path / "sheet.png"
     arguments = ["--config=tiny", "--people=2", "--frames=2", "--scale=2", f"--output={out}"]
     assert contact_sheet.main(arguments) == 0
     sheet = cv2.imread(str(out))
+    assert sheet is not None
     assert sheet.shape == (2 * (3 * 64 * 2 + 14), 4 * (2 * 32 + 1) * 2, 3)
     assert contact_sheet.main([*arguments, "--knobs=nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err

@@ -5,7 +5,9 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -29,7 +31,9 @@ def everyone():
 
 def _digest_elsewhere(**environment: str) -> subprocess.Popen:
     root = pathlib.Path(__file__).parents[2]
-    variables = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(root)} | environment
+    # Neither the tests' compiler flags nor their compilation cache: each process runs code that it compiled itself.
+    unset = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    variables = {k: v for k, v in os.environ.items() if k not in unset} | {"PYTHONPATH": str(root)} | environment
     return subprocess.Popen([sys.executable, "-c", DIGEST], env=variables, stdout=subprocess.PIPE, text=True)
 
 
@@ -64,11 +68,13 @@ def test_another_seed_gives_other_pixels(everyone):
 
 
 def test_png_holds_the_pixels(everyone):
-    import cv2
-
     _, images = everyone
-    depth = cv2.imdecode(np.frombuffer(store.encode_png(images.depth[0]), np.uint8), cv2.IMREAD_UNCHANGED)
+
+    def decoded(image) -> Any:
+        return cv2.imdecode(np.frombuffer(store.encode_png(image), np.uint8), cv2.IMREAD_UNCHANGED)
+
+    depth = decoded(images.depth[0])
     assert depth.dtype == np.uint16
     assert np.array_equal(depth, images.depth[0])
-    rgb = cv2.imdecode(np.frombuffer(store.encode_png(images.rgb[0]), np.uint8), cv2.IMREAD_UNCHANGED)
+    rgb = decoded(images.rgb[0])
     assert np.array_equal(rgb[..., ::-1], images.rgb[0])

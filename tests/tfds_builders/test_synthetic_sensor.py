@@ -1,5 +1,7 @@
 """Statistics of the simulated sensors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,4 +129,5 @@ def test_cameras_differ_in_colour_and_distance():
 
 def test_rendering_leaves_the_callers_jax_settings_alone():
     assert jax.random.normal(jax.random.key(0), (2,)).dtype == jnp.float32
-    assert not jax.config.jax_enable_x64
+    options: Any = jax.config
+    assert not options.jax_enable_x64

@@ -6,6 +6,7 @@ order, batch or machine. The generator is threefry2x32 with its partitionable fo
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ def exact() -> Iterator[None]:
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
-        platforms = jax.config.values["jax_platforms"]
+        options: Any = jax.config  # its attributes are made at run time
+        platforms = options.jax_platforms
         raise InputError(f"JAX_PLATFORMS={platforms} leaves out the CPU; set it to {platforms},cpu") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))

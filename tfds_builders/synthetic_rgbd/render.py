@@ -7,7 +7,7 @@ ray's parameter. Parts are visited by `lax.scan`: an unrolled loop takes minutes
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ import numpy as np
 from tfds_builders.synthetic_rgbd import paint as paint_lib
 from tfds_builders.synthetic_rgbd.body import PARTS, Shapes
 from tfds_builders.synthetic_rgbd.scene import Frames
+
+Array: TypeAlias = jax.Array | np.ndarray  # NumPy's before the compiled programs, JAX's within and after
 
 FAR = 1e6
 NEAREST_M = 0.2
@@ -29,26 +31,26 @@ class Cones(NamedTuple):
     the second ball is left out, so that the cone ends open.
     """
 
-    a: jax.Array
-    ba: jax.Array
-    n: jax.Array
-    k: jax.Array
-    ra: jax.Array
-    rb: jax.Array
-    hem: jax.Array
+    a: Array
+    ba: Array
+    n: Array
+    k: Array
+    ra: Array
+    rb: Array
+    hem: Array
 
 
 class View(NamedTuple):
     """What a batch needs besides its cones; float64 [F, ...], named as in `scene.Frames`."""
 
-    paint: jax.Array
-    rotation: jax.Array
-    camera_height: jax.Array
-    origin: jax.Array
-    heading: jax.Array
-    intrinsics: jax.Array
-    room: jax.Array
-    light: jax.Array
+    paint: Array
+    rotation: Array
+    camera_height: Array
+    origin: Array
+    heading: Array
+    intrinsics: Array
+    room: Array
+    light: Array
 
 
 class Surface(NamedTuple):
@@ -58,20 +60,20 @@ class Surface(NamedTuple):
     reaches the sensor, `facing` the cosine between normal and ray, `dark` how far infrared is absorbed.
     """
 
-    depth: jax.Array
-    person: jax.Array
-    color: jax.Array
-    facing: jax.Array
-    dark: jax.Array
+    depth: Array
+    person: Array
+    color: Array
+    facing: Array
+    dark: Array
 
 
 class Background(NamedTuple):
     """Rays [F, R, 3] (camera axes, z = 1) and what they meet behind everything: depth, world normal, albedo."""
 
-    ray: jax.Array
-    depth: jax.Array
-    normal: jax.Array
-    albedo: jax.Array
+    ray: Array
+    depth: Array
+    normal: Array
+    albedo: Array
 
 
 def cones(shapes: Shapes) -> Cones:
@@ -91,19 +93,19 @@ def view(frames: Frames) -> View:
     return View(*(getattr(frames, name) for name in View._fields))
 
 
-def rays(intrinsics: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+def rays(intrinsics: Array, height: int, width: int) -> tuple[Array, Array]:
     """x/z and y/z [F, height * width] of the pixel centres, row by row."""
     row, column = jnp.divmod(jnp.arange(height * width), width)
     fx, fy, cx, cy = (intrinsics[:, i : i + 1] for i in range(4))
     return (column[None] + 0.5 - cx) / fx, (row[None] + 0.5 - cy) / fy
 
 
-def _dot(u: jax.Array, x: jax.Array, y: jax.Array, z: jax.Array | float) -> jax.Array:
+def _dot(u: Array, x: Array, y: Array, z: Array | float) -> Array:
     """Dot of one vector per frame [F, 3] with one per ray (three [F, R])."""
     return u[:, 0:1] * x + u[:, 1:2] * y + u[:, 2:3] * z
 
 
-def _hit(part: Cones, x: jax.Array, y: jax.Array) -> jax.Array:
+def _hit(part: Cones, x: Array, y: Array) -> Array:
     """Depth [F, R] at which rays first meet one part, FAR where they miss."""
     along_axis = part.k[:, None] * _dot(part.n, x, y, 1.0)
     dx, dy, dz = (d + along_axis * part.n[:, i : i + 1] for i, d in enumerate((x, y, jnp.ones_like(x))))
@@ -133,7 +135,7 @@ def _hit(part: Cones, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _nearest(parts: Cones, intrinsics: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+def _nearest(parts: Cones, intrinsics: Array, height: int, width: int) -> tuple[Array, Array]:
     """Depth and index [F, R] of the first part along each ray; FAR and -1 where none is met."""
     x, y = rays(intrinsics, height, width)
 
@@ -157,7 +159,7 @@ def trace(parts: Cones, scene: View, height: int, width: int) -> Surface:
 
 
 @jax.jit
-def _shade(parts: Cones, scene: View, depth: jax.Array, which: jax.Array, background: Background) -> Surface:
+def _shade(parts: Cones, scene: View, depth: Array, which: Array, background: Background) -> Surface:
     """Colours and the rest of the surfaces whose depth and part [F, R] are known."""
     behind = background.depth < depth
     depth = jnp.minimum(depth, background.depth)
@@ -175,12 +177,12 @@ def _shade(parts: Cones, scene: View, depth: jax.Array, which: jax.Array, backgr
     return Surface(depth, person, color, facing, jnp.where(behind, 0.0, dark))
 
 
-def _gather(values: jax.Array, index: jax.Array) -> jax.Array:
+def _gather(values: Array, index: Array) -> Array:
     """`values` [F, P, C] at `index` [F, R]: [F, R, C]."""
     return jnp.take_along_axis(values, index[..., None], axis=1)
 
 
-def _part_normal(parts: Cones, index: jax.Array, hit: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _part_normal(parts: Cones, index: Array, hit: Array) -> tuple[Array, Array]:
     """Outward normals (camera axes) [F, R, 3] and the share [F, R] of the way from a to b."""
     rr = parts.ra - parts.rb
     d2 = jnp.maximum(jnp.sum(parts.ba**2, -1) - rr * rr, _TINY)
@@ -194,12 +196,12 @@ def _part_normal(parts: Cones, index: jax.Array, hit: jax.Array) -> tuple[jax.Ar
     return normal / jnp.sqrt(jnp.maximum(jnp.sum(normal**2, -1, keepdims=True), _TINY**2)), along
 
 
-def _wave(x: jax.Array) -> jax.Array:
+def _wave(x: Array) -> Array:
     """A sine with steep flanks, 0 .. 1."""
     return jnp.clip(0.5 + 3.0 * jnp.sin(x), 0.0, 1.0)
 
 
-def _part_albedo(scene: View, index: jax.Array, hit: jax.Array, along: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _part_albedo(scene: View, index: Array, hit: Array, along: Array) -> tuple[Array, Array]:
     """Albedo [F, R, 3] and infrared absorption [F, R] of the parts that rays meet."""
     row = _gather(scene.paint, index)
     world = jnp.einsum("fij,frj->fri", scene.rotation, hit)
@@ -223,7 +225,7 @@ def _part_albedo(scene: View, index: jax.Array, hit: jax.Array, along: jax.Array
     return jnp.where(covered, color, row[..., paint_lib.BEYOND]), row[..., paint_lib.DARK]
 
 
-def _shading(light: jax.Array, normal: jax.Array) -> jax.Array:
+def _shading(light: Array, normal: Array) -> Array:
     """Ambient light, a little more of it from above, and a soft Lambert term: [F, R]."""
     cosine = jnp.sum(normal * light[:, None, 0:3], axis=-1)
     ambient = light[:, 3:4]

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfds_builders.synthetic_rgbd import render
 from tfds_builders.synthetic_rgbd.config import SyntheticRgbdConfig
+from tfds_builders.synthetic_rgbd.render import Array
 
 STEP_QUADRATIC, STEP_LINEAR = 2.73e-3, 0.74e-3
 EDGE_M = 0.10
@@ -46,9 +47,9 @@ def settings(config: SyntheticRgbdConfig) -> Settings:
 class Images(NamedTuple):
     """A batch: rgb uint8 [F, H, W, 3], depth uint16 [F, H, W] millimetres, mask uint8 [F, H, W]."""
 
-    rgb: jax.Array
-    depth: jax.Array
-    mask: jax.Array
+    rgb: np.ndarray
+    depth: np.ndarray
+    mask: np.ndarray
 
 
 def take_images(parts: render.Cones, scene: render.View, key: np.ndarray, knobs: Settings) -> Images:
@@ -62,28 +63,29 @@ def take_images(parts: render.Cones, scene: render.View, key: np.ndarray, knobs:
     words = _draw(key, knobs.height, knobs.width)
     rgb = sense_color(surface.color, scene.light[:, 7:10], words[:, :3], knobs)
     depth = sense_depth(surface, scene.intrinsics[:, 0], words[:, 3:], knobs)
-    return Images(rgb, depth, surface.person.astype(jnp.uint8) * 255)
+    mask = surface.person.astype(jnp.uint8) * 255
+    return Images(np.asarray(rgb), np.asarray(depth), np.asarray(mask))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _draw(key: jax.Array, height: int, width: int) -> jax.Array:
+def _draw(key: jax.Array, height: int, width: int) -> Array:
     """Random uint64 [F, _DRAWS, H, W]: each frame's from its own key."""
     keys = jax.random.wrap_key_data(key, impl="threefry2x32")
     return jax.vmap(lambda k: jax.random.bits(k, (_DRAWS, height, width), jnp.uint64))(keys)
 
 
-def _normal(word: jax.Array) -> jax.Array:
+def _normal(word: Array) -> Array:
     """About standard normal from uint64: the sum of four uniform 16-bit numbers, bounded by 3.46."""
-    total = sum((word >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
+    total = jnp.asarray(sum((word >> shift) & 0xFFFF for shift in (0, 16, 32, 48)))
     return (total.astype(jnp.float64) - 2.0 * 65535.0) / (65536.0 * (4.0 / 12.0) ** 0.5)
 
 
-def _uniform(word: jax.Array) -> jax.Array:
+def _uniform(word: Array) -> Array:
     """Uniform in (0, 1) from 32 random bits in a uint64."""
     return (word.astype(jnp.float64) + 0.5) / 2.0**32
 
 
-def _blur(image: jax.Array, sigma: float) -> jax.Array:
+def _blur(image: Array, sigma: float) -> Array:
     """Gaussian blur of [F, H, W, 3] over rows and columns; the border is repeated."""
     if sigma <= 0:
         return image
@@ -94,12 +96,12 @@ def _blur(image: jax.Array, sigma: float) -> jax.Array:
         pads[axis] = (reach, reach)
         padded, size = jnp.pad(image, pads, mode="edge"), image.shape[axis]
         shifted = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) * w for i, w in enumerate(weights))
-        image = sum(shifted) / sum(weights)
+        image = jnp.asarray(sum(shifted)) / sum(weights)
     return image
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def sense_color(light: jax.Array, gain: jax.Array, words: jax.Array, knobs: Settings) -> jax.Array:
+def sense_color(light: Array, gain: Array, words: Array, knobs: Settings) -> Array:
     """Linear light [F, H, W, 3] through blur, gain [F, 3], shot and read noise and gamma 2 to uint8.
 
     `words` uint64 [F, 3, H, W] are random bits.
@@ -110,7 +112,7 @@ def sense_color(light: jax.Array, gain: jax.Array, words: jax.Array, knobs: Sett
     return jnp.round(255.0 * jnp.sqrt(jnp.clip(noisy, 0.0, 1.0))).astype(jnp.uint8)
 
 
-def quantise(depth: jax.Array, scale: float) -> jax.Array:
+def quantise(depth: Array, scale: float) -> Array:
     """Depth in metres on the sensor's steps: neighbours differ by scale (2.73 z^2 + 0.74 z) mm.
 
     The level number is the integral of dz / step(z) = ln(z / (q z + l)) / l, which is inverted exactly.
@@ -123,7 +125,7 @@ def quantise(depth: jax.Array, scale: float) -> jax.Array:
     return STEP_LINEAR * power / (1.0 - STEP_QUADRATIC * power)
 
 
-def shadow(depth: jax.Array, focal: jax.Array, baseline: float) -> jax.Array:
+def shadow(depth: Array, focal: Array, baseline: float) -> Array:
     """Pixels [F, H, W] that the projector, `baseline` metres to the right, cannot reach.
 
     A pixel in column c lies in the projector's column c - focal * baseline / Z; along a scan line it is
@@ -134,7 +136,7 @@ def shadow(depth: jax.Array, focal: jax.Array, baseline: float) -> jax.Array:
     return column > rightmost + 0.3
 
 
-def _beside_edge(depth: jax.Array) -> jax.Array:
+def _beside_edge(depth: Array) -> Array:
     """Pixels whose row or column bends by more than EDGE_M of depth.
 
     The bend is taken in 1 / Z, where every plane is straight: a floor seen at a low angle has no edges.
@@ -153,7 +155,7 @@ def _beside_edge(depth: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def sense_depth(surface: render.Surface, focal: jax.Array, words: jax.Array, knobs: Settings) -> jax.Array:
+def sense_depth(surface: render.Surface, focal: Array, words: Array, knobs: Settings) -> Array:
     """uint16 millimetres [F, H, W], 0 where the sensor gives nothing.
 
     Args:

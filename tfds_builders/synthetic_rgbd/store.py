@@ -11,6 +11,7 @@ import io
 import pathlib
 import shutil
 import zipfile
+from typing import Any
 
 import cv2
 import jax
@@ -43,9 +44,9 @@ class Chunk:
     person_box: np.ndarray
     intrinsics: np.ndarray
 
-    def example(self, index: int) -> dict[str, object]:
+    def example(self, index: int) -> dict[str, Any]:
         """Frame `index` as `schema.frame_features` wants it."""
-        example = {name: self.images[name][index] for name in IMAGES}
+        example: dict[str, Any] = {name: self.images[name][index] for name in IMAGES}
         example |= {name: self.labels[name][index] for name in LABELS}
         return example | {"person_box": self.person_box[index], "intrinsics": self.intrinsics[index]}
 
@@ -61,8 +62,8 @@ def render_arrays(
     with exact():
         for start in range(0, total, batch):
             rows = np.minimum(np.arange(start, start + batch), total - 1)  # the last batch repeats its last frame
-            part = jax.tree.map(lambda v, rows=rows: v[rows], inputs)
-            done.append(jax.tree.map(np.asarray, sensor.take_images(*part, sensor.settings(config))))
+            parts, view, key = jax.tree.map(lambda v, rows=rows: v[rows], inputs)
+            done.append(sensor.take_images(parts, view, key, sensor.settings(config)))
     return frames, sensor.Images(*(np.concatenate(column)[:total] for column in zip(*done, strict=True)))
 
 
@@ -70,7 +71,7 @@ def person_boxes(mask: np.ndarray) -> np.ndarray:
     """float32 [F, 4], (ymin, xmin, ymax, xmax) pixel edges around the nonzero pixels of [F, H, W]."""
     spans = []
     for axis in (2, 1):
-        filled = (mask > 0).any(axis=axis)
+        filled: np.ndarray = np.any(mask > 0, axis=axis)
         spans.append((filled.argmax(axis=1), filled.shape[1] - filled[:, ::-1].argmax(axis=1)))
     (top, bottom), (left, right) = spans
     return np.stack([top, left, bottom, right], axis=1).astype(np.float32)
@@ -95,7 +96,7 @@ def render_chunk(config: SyntheticRgbdConfig, split: str, index: np.ndarray, bat
 
 
 def _pack(chunk: Chunk) -> bytes:
-    arrays = dict(chunk.labels) | {"person_box": chunk.person_box, "intrinsics": chunk.intrinsics}
+    arrays: dict[str, Any] = dict(chunk.labels) | {"person_box": chunk.person_box, "intrinsics": chunk.intrinsics}
     for name, encoded in chunk.images.items():
         arrays[f"{name}_sizes"] = np.array([len(e) for e in encoded], np.int64)
         arrays[f"{name}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)

@@ -25,6 +25,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = list(config_lib.CONFIGS)
     DEFAULT_BUILDER_CONFIG_NAME = "quick"
 
+    @property
+    def builder_config(self) -> SyntheticRgbdConfig:
+        config = super().builder_config
+        assert isinstance(config, SyntheticRgbdConfig), "BUILDER_CONFIGS are all of that class"
+        return config
+
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         metadata = {
