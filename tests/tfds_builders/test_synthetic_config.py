@@ -17,12 +17,12 @@ def test_named_configs_pass_their_own_check_and_differ():
 
 def test_no_change_gives_the_base_itself():
     assert custom_config("quick") is named_config("quick")
-    assert custom_config("quick", seed=1, body_spread=1.3) is named_config("quick")
+    assert custom_config("quick", seed=1, body_spread=1.6) is named_config("quick")
 
 
 def test_names_tell_different_data_apart_and_equal_data_together():
     assert custom_config("quick", seed=2).name == "quick-seed2"
-    wide, wider = custom_config("quick", body_spread=1.5), custom_config("quick", body_spread=1.6)
+    wide, wider = custom_config("quick", body_spread=1.5), custom_config("quick", body_spread=1.7)
     assert len({"quick", wide.name, wider.name}) == 3
     assert custom_config("quick", seed=2, body_spread=1.5).name != wide.name
     assert custom_config("quick", body_spread=1.5, seed=1).name == wide.name

@@ -14,9 +14,9 @@ def _all_people(config):
 def test_splits_hold_different_people():
     everyone = _all_people(named_config("quick"))
     ids = np.concatenate([p.person_id for p in everyone.values()])
-    assert sorted(ids) == list(range(300))
+    assert sorted(ids) == list(range(400))
     bodies = np.concatenate([np.stack(list(p.body.values()), axis=1) for p in everyone.values()])
-    assert len(np.unique(bodies, axis=0)) == 300
+    assert len(np.unique(bodies, axis=0)) == 400
 
 
 def test_a_person_does_not_depend_on_the_split_sizes_or_on_company():

@@ -44,10 +44,10 @@ class CameraSpec:
 
 
 CAMERAS = (
-    CameraSpec(2.0, 12.6, (2.2, 3.6), 8.0, 27.0, 0.45, 1.05, (1.06, 1.0, 0.92)),
-    CameraSpec(1.1, 0.0, (2.6, 4.4), -10.0, 43.0, 0.6, 0.95, (0.94, 1.0, 1.07)),
-    CameraSpec(2.6, 22.0, (2.8, 4.2), 20.0, 35.0, 0.5, 1.0, (1.0, 1.02, 1.0)),
-    CameraSpec(1.5, 5.0, (2.4, 4.0), -25.0, 40.0, 0.5, 1.1, (1.03, 0.98, 0.97)),
+    CameraSpec(2.0, 12.6, (2.2, 3.6), 8.0, 16.0, 0.45, 1.05, (1.06, 1.0, 0.92)),
+    CameraSpec(1.1, 0.0, (2.6, 4.4), -10.0, 26.0, 0.6, 0.95, (0.94, 1.0, 1.07)),
+    CameraSpec(2.6, 22.0, (2.8, 4.2), 20.0, 21.0, 0.5, 1.0, (1.0, 1.02, 1.0)),
+    CameraSpec(1.5, 5.0, (2.4, 4.0), -25.0, 24.0, 0.5, 1.1, (1.03, 0.98, 0.97)),
 )
 
 
@@ -60,7 +60,7 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     """A TFDS config whose knobs say exactly what is rendered; `knob_docs()` lists them."""
 
     seed: int = _knob(1, 0, 2**31 - 1, "data seed: other people, clothes, rooms and noise")
-    train_people: int = _knob(200, 1, 100_000, "people of the training split")
+    train_people: int = _knob(300, 1, 100_000, "people of the training split")
     validation_people: int = _knob(40, 1, 100_000, "people of the validation split")
     test_people: int = _knob(60, 1, 100_000, "people of the test split")
     frames_per_recording: int = _knob(6, 1, 1000, "frames of each (person, camera, standing or walking) recording")
@@ -68,7 +68,7 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     width: int = _knob(32, 8, 1024, "columns of the stored crop; the crop's aspect is width / height")
     num_cameras: int = _knob(2, 1, len(CAMERAS), "how many of `cameras` are used, from the first")
     cameras: tuple[CameraSpec, ...] = _knob(CAMERAS, 0, 0, "the bank of cameras")
-    body_spread: float = _knob(1.3, 0.0, 3.0, "factor on the spread of shape and gait between people; 0 = all alike")
+    body_spread: float = _knob(1.6, 0.0, 3.0, "factor on the spread of shape and gait between people; 0 = all alike")
     pose_spread: float = _knob(1.0, 0.0, 3.0, "factor on pose changes within a person (turns, arms, sway, stride)")
     heading_scale: float = _knob(1.0, 0.0, 4.0, "factor on every camera's heading range")
     walk_seconds: float = _knob(1.1, 0.1, 20.0, "duration of a walking recording; 1.1 s is about one gait cycle")
@@ -176,7 +176,7 @@ def check(config: SyntheticRgbdConfig) -> None:
         raise InputError(f"knob num_cameras={config.num_cameras}: the bank `cameras` holds only {len(config.cameras)}")
 
 
-def custom_config(base_name: str, **knobs: Any) -> SyntheticRgbdConfig:
+def custom_config(base_name: str, /, **knobs: Any) -> SyntheticRgbdConfig:
     """A named config with some knobs changed.
 
     Args:
@@ -228,7 +228,7 @@ def knob_docs() -> str:
 CONFIGS = (
     SyntheticRgbdConfig(
         name="quick",
-        description="300 people x 24 frames at 64x32: renders and trains in minutes on a CPU.",
+        description="400 people x 24 frames at 64x32: renders and trains in minutes on a CPU.",
     ),
     SyntheticRgbdConfig(
         name="medium_128x64",
