@@ -9,14 +9,18 @@ configs/distill.py, so that the two can be compared.
 Expected result and wall time: see README.md, "Results". Arguments: as configs/distill.py.
 """
 
+import pathlib
+import runpy
+
 import ml_collections
 
-from configs import distill
+# By its place, so that this file can be used from any folder.
+_DISTILL = runpy.run_path(str(pathlib.Path(__file__).with_name("distill.py")))
 
 
 def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     """The configuration of `argument`."""
-    config = distill.get_config(argument)
+    config = _DISTILL["get_config"](argument)
     with config.unlocked():
         teacher, student = config.training.teacher, config.training.student
         one_stream = teacher.copy_and_resolve_references()

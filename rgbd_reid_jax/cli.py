@@ -16,7 +16,7 @@ from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.reporting.table import results_table
 from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.settings import read_settings
-from rgbd_reid_jax.stages.table import STAGES, run_stages
+from rgbd_reid_jax.stages.table import STAGES, check_devices, run_stages
 from rgbd_reid_jax.stages.workdir import Workdir
 
 INTERRUPTED, UNUSABLE = 130, 2
@@ -73,15 +73,19 @@ def _load(path: str) -> ml_collections.ConfigDict:
     """The configuration of `path` or `path:argument`.
 
     Raises:
-        InputError: no such file, or the file does not accept its argument.
+        InputError: no such file, it gives no configuration, or it does not accept its argument.
     """
     file = path.partition(":")[0]
     if not pathlib.Path(file).is_file():
         raise InputError(f"config file {file} does not exist; look in configs/")
     try:
-        return runpy.run_path(file)["get_config"](*path.split(":", 1)[1:])
+        get_config = runpy.run_path(file).get("get_config")
+        config = get_config(*path.split(":", 1)[1:]) if get_config else None
     except Exception as error:  # the file is Python: it can raise anything
-        raise InputError(f"--config={path}: {str(error).strip().splitlines()[-1]}") from error
+        raise InputError(f"--config={path}: {_last_line(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"config file {file} must define get_config() that returns a ConfigDict; look in configs/")
+    return config
 
 
 def _check_flag(argument: str, names: list[str]) -> None:
@@ -114,6 +118,10 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs what the command line asks for; returns the exit status."""
     try:
@@ -134,13 +142,15 @@ def run(arguments: Sequence[str]) -> int:
 def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
     """Runs the stages, then prints the results and where the report lies."""
     settings = read_settings(config, tuple(STAGES))
-    stages = tuple(values.stages) if values.stages else settings.stages
-    for stage in stages:
+    stages = settings.stages if values.stages is None else values.stages
+    for stage in stages or [""]:
         if stage not in settings.stages:
             raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
     with Workdir(pathlib.Path(values.workdir)) as workdir:
-        workdir.claim(config)
-        run_stages(Job(settings, workdir, config), stages)
+        job = Job(settings, workdir, config)
+        check_devices(job, stages)
+        workdir.claim(config)  # last, so that a command that was refused leaves the folder free
+        run_stages(job, stages)
         if workdir.results.exists():
             print(results_table(files.read_json(workdir.results)))
         if workdir.finished("report"):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 # All of this must precede the first import of JAX, Grain or TFDS, which read it at import time.
 _HOME = tempfile.mkdtemp(prefix="rgbd_reid_jax_tests_")
@@ -44,9 +45,8 @@ def repository() -> pathlib.Path:
 def mesh_of():
     """Meshes over the first `count` of the eight fake devices."""
 
-    def make(count: int, fsdp: int = 1) -> jax.sharding.Mesh:
-        devices = np.array(jax.devices()[:count]).reshape(count // fsdp, fsdp)
-        return jax.sharding.Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+    def make(count: int) -> jax.sharding.Mesh:
+        return jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
 
     return make
 
@@ -86,10 +86,22 @@ def make_records():
     return random_records
 
 
+def random_frames(*size: int, kind: Any = CachedFrames) -> Any:
+    """`random_records(*size)` as frames."""
+    records = random_records(*size)
+    return kind(lambda names: [{name: record[name] for name in names} for record in records])
+
+
+@pytest.fixture(scope="session")
+def make_frames():
+    """`random_frames`, for tests that need another number or size."""
+    return random_frames
+
+
 @pytest.fixture(scope="session")
 def tiny_frames() -> CachedFrames:
     """24 frames of 16x8 pixels, four people."""
-    return CachedFrames(random_records(24))
+    return random_frames(24)
 
 
 @pytest.fixture(scope="session")

@@ -6,26 +6,24 @@ size and SHA-256 that is verified whenever the dataset is used again. It knows n
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled, no stubs
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from rgbd_reid_jax.core import files
-from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.core.progress import say
 
 MANIFEST = "manifest.json"
 Built = TypeVar("Built", bound=tfds.core.DatasetBuilder)
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def prepare(
@@ -71,11 +69,6 @@ def prepare(
             marker.unlink()
         say(stage, f"{' + '.join(f'{n} {split}' for split, n in counts.items())} examples in {folder}")
         return builder
-
-
-def prepare_builder(builder: Built, **options: Any) -> Built:
-    """`prepare` of a builder that exists already; `options` are those of `prepare`."""
-    return prepare(lambda: builder, str(builder.data_path), **options)
 
 
 def _quietly_made(make_builder: Callable[[], Built]) -> Built:
@@ -160,21 +153,11 @@ def out_of_space_is_input_error(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_out_of_space(error):
+        if disk_full(error) is None:
             raise
         raise InputError(
             f"the disk of {folder.parent} is full; free some space and run again: finished parts are kept"
         ) from error
-
-
-def _is_out_of_space(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
-            return True
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, int]:

@@ -13,7 +13,7 @@ WALKING = 2
 RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
 
 
-def frame_features(rgb_format: str = "png") -> tfds.features.FeaturesDict:
+def frame_features() -> tfds.features.FeaturesDict:
     """The features of one frame.
 
     - `rgb` uint8 [H, W, 3]: colour crop.
@@ -31,14 +31,11 @@ def frame_features(rgb_format: str = "png") -> tfds.features.FeaturesDict:
     - `intrinsics` float32 [4]: (fx, fy, cx, cy) of the stored images in pixels; pixel centres lie at
       integer + 0.5, so the pixel (row, column) with depth Z lies at
       ((column + 0.5 - cx) Z / fx, (row + 0.5 - cy) Z / fy, Z). Zeros where unknown.
-
-    Args:
-        rgb_format: "png" or "jpeg", the encoding of the colour image; the others are PNG.
     """
     image = tfds.features.Image
     return tfds.features.FeaturesDict(
         {
-            "rgb": image(shape=(None, None, 3), dtype=np.uint8, encoding_format=rgb_format),
+            "rgb": image(shape=(None, None, 3), dtype=np.uint8, encoding_format="png"),
             "depth": image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
             "mask": image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png"),
             "person_id": tfds.features.Scalar(np.int32),

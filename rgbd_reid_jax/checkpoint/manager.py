@@ -20,11 +20,17 @@ from rgbd_reid_jax.core.errors import InputError
 
 _STATE, _POSITION = "state", "position"
 _SCORE, _STEP = "score", "step"
+_ORBAX = str(pathlib.Path(ocp.__file__).parent)
 
 
 def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
     """Larger is better; of equal scores the first."""
     return metrics[_SCORE], -metrics[_STEP]
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax tells of its threads, and of errors that it raises too; the raised ones suffice."""
+    return not record.pathname.startswith(_ORBAX)
 
 
 class Checkpoints:
@@ -35,9 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path):
-        logging.getLogger("absl").setLevel(
-            logging.CRITICAL
-        )  # Orbax tells of its threads, and of errors that it raises too
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         self._folder = folder.absolute()
         policies = ocp.checkpoint_managers
         keep = policies.AnyPreservationPolicy(
@@ -53,7 +57,14 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         handlers = {_STATE: ocp.StandardCheckpointHandler(), _POSITION: ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        except ValueError as error:  # it reads the scores of all steps
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"checkpoints {self._folder} cannot be read ({reason}); "
+                "delete that folder and run the same command again"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -63,8 +74,12 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for writes under way and ends Orbax's threads."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    def wait(self) -> None:
+        """Waits for writes under way."""
+        self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """The step of the latest checkpoint, None where there is none."""

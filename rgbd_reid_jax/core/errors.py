@@ -3,6 +3,8 @@
 import errno
 import os
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class InputError(ValueError):
     """The user's input cannot be used as it is.
@@ -22,13 +24,14 @@ class Interrupted(Exception):
 def disk_full(error: BaseException) -> str | None:
     """Whether a full disk caused `error`: " at PATH" ("" where the path is not known) if so, else None.
 
-    Libraries written in C++ put the system's message into errors of other kinds, so it is looked for too.
+    A quota that is used up counts as well. Libraries written in C++ put the system's message into errors of
+    other kinds, so it is looked for too.
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
             return f" at {cause.filename}" if cause.filename else ""
-        if os.strerror(errno.ENOSPC) in str(cause):
+        if any(os.strerror(number) in str(cause) for number in _FULL):
             return ""
         cause = cause.__cause__ or cause.__context__
     return None

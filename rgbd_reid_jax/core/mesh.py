@@ -1,7 +1,7 @@
 """The device mesh: one global batch over all devices, parameters replicated.
 
-Batches are sharded over both axes of a mesh `(data, fsdp)`; jit then makes batch-norm statistics and
-losses global, so a result does not depend on the number of devices.
+Batches are sharded over the mesh's one axis, `data`; jit then makes batch-norm statistics and losses
+global, so a result does not depend on the number of devices.
 """
 
 from collections.abc import Mapping
@@ -12,27 +12,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rgbd_reid_jax.core.errors import InputError
 
-DATA, FSDP = "data", "fsdp"
+DATA = "data"
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices as `(data, fsdp)` with automatic sharding propagation.
-
-    Args:
-        fsdp: size of the second axis; it must divide the number of devices.
-
-    Raises:
-        InputError: `fsdp` does not divide the number of devices.
-    """
-    count = jax.device_count()
-    if fsdp < 1 or count % fsdp:
-        raise InputError(f"mesh.fsdp={fsdp} does not divide the {count} devices; choose a divisor of {count}")
-    return jax.make_mesh((count // fsdp, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+def make_mesh() -> Mesh:
+    """All devices on one axis, with automatic sharding propagation."""
+    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all devices."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

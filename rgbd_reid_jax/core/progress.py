@@ -1,7 +1,9 @@
 """Progress of long work: one line with stage, position, rate, figures and time left."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -16,7 +18,8 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """Prints `[stage] step 40/800  5 %  431 images/s  loss 2.31  ETA 1:40` at most every `every_s` seconds.
 
-    The rate is that of this process alone: work that an earlier run finished (`start`) does not count.
+    The rate is that of this process alone: work that an earlier run finished (`start`) does not count, nor
+    time that passes within `paused`. Until a first unit is timed, lines have no rate.
 
     Args:
         stage: name of the stage, in brackets at the head of each line.
@@ -51,8 +54,17 @@ class Progress:
         self._start = done
         self._began = self._printed = time.perf_counter()
 
-    def rate(self, done: int) -> float:
-        """Items per second of this process after `done` units."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within (a validation, say) counts neither in the rate nor in the time left."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
+
+    def rate(self, done: int) -> float | None:
+        """Items per second of this process after `done` units; None until one is timed."""
+        if done <= self._start:
+            return None
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         return (done - self._start) * self._items_per_unit / elapsed
 
@@ -63,12 +75,12 @@ class Progress:
             return False
         self._printed = now
         rate = self.rate(done)
-        left = (self._total - done) * self._items_per_unit / rate if rate > 0 else float("inf")
-        eta = format_seconds(left) if left != float("inf") else "?"
         words = [f"[{self._stage}] {self._unit} {done}/{self._total}", f"{100 * done / max(self._total, 1):.0f} %"]
-        words.append(f"{rate:.0f} {self._items}/s")
+        if rate is not None:
+            words.append(f"{rate:.0f} {self._items}/s")
         words += [f"{name} {value:.4g}" for name, value in figures.items()]
-        words.append(f"ETA {eta}")
+        if rate is not None:
+            words.append(f"ETA {format_seconds((self._total - done) * self._items_per_unit / rate)}")
         print("  ".join(words), file=self._stream or sys.stdout, flush=True)
         return True
 

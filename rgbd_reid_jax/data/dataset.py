@@ -1,15 +1,18 @@
 """Opens a dataset by name: builds it through its TFDS builder where needed, and reads splits.
 
-Reading goes through Grain's random access over `tfds.data_source` (ArrayRecord); TensorFlow is never
-imported. A split that fits memory is decoded once (`cache="host"`), else records are decoded as they
-are asked for (`cache="none"`); both give the same batches.
+Reading goes through Grain: random access to the bytes of `tfds.data_source` (ArrayRecord), decoded by a
+transform that looks at the wanted features only; TensorFlow is never imported. A split that fits memory
+is decoded once (`cache="host"`), else records are decoded as they are asked for (`cache="none"`); both
+give the same batches.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import grain
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
@@ -76,13 +79,17 @@ class Frames(Protocol):
     def gather(self, indices: np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]: ...
 
 
+Records = Callable[[Sequence[str]], Any]
+"""The records of a split by index, mappings, each with the features of the given names alone."""
+
+
 class CachedFrames:
     """Frames decoded once into host memory."""
 
-    def __init__(self, source: Any):
-        records = [source[index] for index in range(len(source))]
-        self.labels = _labels(records)
-        self._images = {name: np.stack([record[name] for record in records]) for name in IMAGES}
+    def __init__(self, records: Records):
+        arrays = _stacked(records((*LABELS, *IMAGES)))
+        self.labels = {name: arrays[name].astype(np.int64) for name in LABELS}
+        self._images = {name: arrays[name] for name in IMAGES}
 
     def __len__(self) -> int:
         return len(self.labels["person_id"])
@@ -92,22 +99,31 @@ class CachedFrames:
 
 
 class StreamedFrames:
-    """Frames decoded from their records at each access."""
+    """Frames decoded from their records at each access; only labels stay in memory."""
 
-    def __init__(self, source: Any):
-        self._source = source
-        self.labels = _labels([source[index] for index in range(len(source))])
+    def __init__(self, records: Records):
+        self._records = functools.cache(records)
+        self.labels = {name: column.astype(np.int64) for name, column in _stacked(records(LABELS)).items()}
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.labels["person_id"])
 
     def gather(self, indices: np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]:
-        records = [self._source[int(index)] for index in indices]
+        source = self._records(tuple(images))
+        records = [source[int(index)] for index in indices]
         return {name: np.stack([record[name] for record in records]) for name in images}
 
 
-def _labels(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: np.asarray([record[name] for record in records], np.int64) for name in LABELS}
+def _stacked(records: Any) -> dict[str, np.ndarray]:
+    """All records in one array [N, ...] per name; they are read one by one, so that nothing is held twice."""
+    arrays: dict[str, np.ndarray] = {}
+    for index in range(len(records)):
+        for name, value in records[index].items():
+            if not index:
+                value = np.asarray(value)
+                arrays[name] = np.empty((len(records), *value.shape), value.dtype)
+            arrays[name][index] = value
+    return arrays
 
 
 def read_split(builder: Any, split: str, cache: str) -> Frames:
@@ -126,8 +142,16 @@ def read_split(builder: Any, split: str, cache: str) -> Frames:
         raise InputError(f"dataset {builder.info.full_name} has no split {split!r}; it has: {have}")
     if cache not in CACHES:
         raise InputError(f"dataset.cache={cache!r} is unknown; choose one of: {', '.join(CACHES)}")
-    source = builder.as_data_source(split)
-    return CachedFrames(source) if cache == "host" else StreamedFrames(source)
+    import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    source = grain.MapDataset.source(builder.as_data_source(split, deserialize_method=raw))
+
+    def records(names: Sequence[str]) -> grain.MapDataset:
+        wanted = tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
+        return source.map(wanted.deserialize_example_np)
+
+    return CachedFrames(records) if cache == "host" else StreamedFrames(records)
 
 
 def identities(person_ids: np.ndarray) -> tuple[np.ndarray, int]:

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from rgbd_reid_jax.data import augment, representation
 from rgbd_reid_jax.data.augment import Augmentation
 
-MODALITIES = ("rgb", "depth")
-
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:

@@ -2,7 +2,8 @@
 
 A Grain pipeline over frame indices: shuffle each epoch anew, cut into global batches, let each process
 take its rows, fetch their images. The position is the whole state, so a restart costs nothing, and the
-global batch is the same for any number of processes.
+global batch is the same for any number of processes. (Nothing starts several yet: jax.distributed is not
+wired.)
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,16 +9,10 @@ from typing import Any
 
 import jax
 
-from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 from rgbd_reid_jax.metrics.ranking import as_chance, as_results, by_clothes, rank
 
 SCHEMA = 1
-DIRECTIONS = {
-    "rgb_to_depth": ("rgb", "depth"),
-    "depth_to_rgb": ("depth", "rgb"),
-    "rgb_to_rgb": ("rgb", "rgb"),
-    "depth_to_depth": ("depth", "depth"),
-}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 

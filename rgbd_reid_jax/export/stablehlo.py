@@ -4,6 +4,7 @@ The file holds the weights and all of the preprocessing: raw uint8 RGB, or uint1
 person's mask, go in; embeddings come out.
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -20,7 +21,12 @@ _DTYPES = {"rgb": "uint8", "depth": "uint16", "mask": "uint8"}
 _MEANING = {
     "rgb": "sRGB colour, 0..255",
     "depth": "depth along the optical axis, millimetres, 0 = invalid",
-    "mask": "non-zero on the person; all zero where no mask is known",
+}
+_MASK_MEANING = {
+    "metric": "non-zero on the person; this representation does not use it",
+    "relative": "non-zero on the person; all zero where no mask is known: the person's depth is then the median of all "
+    "valid pixels",
+    "relative_masked": "non-zero on the person; needed, as all else counts as background",
 }
 
 
@@ -48,16 +54,13 @@ def export_encoder(
         The card's path.
     """
     names = RAW_IMAGES[encoder.modality]
+    meaning = _MEANING | {"mask": _MASK_MEANING[encoder.spec.depth_representation]}
     height, width = size
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = {
         name: jax.ShapeDtypeStruct((batch, height, width, _CHANNELS[name]), np.dtype(_DTYPES[name])) for name in names
     }
-    params, batch_stats = jax.device_get((params, batch_stats))
-
-    def embed(images: dict[str, jax.Array]) -> jax.Array:
-        return encoder(params, batch_stats, images)
-
+    embed = functools.partial(encoder, *jax.device_get((params, batch_stats)))
     program = jax.export.export(jax.jit(embed), platforms=platforms)(inputs).serialize()
     path = folder / f"{encoder.modality}.stablehlo"
     files.write_bytes(path, bytes(program))
@@ -70,7 +73,7 @@ def export_encoder(
             name: {
                 "shape": ["batch", height, width, _CHANNELS[name]],
                 "dtype": _DTYPES[name],
-                "meaning": _MEANING[name],
+                "meaning": meaning[name],
             }
             for name in names
         },

@@ -12,6 +12,12 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 
 MODALITIES = ("rgb", "depth")
+DIRECTIONS = {  # name, as in files and logged keys: (query, gallery)
+    "rgb_to_depth": ("rgb", "depth"),
+    "depth_to_rgb": ("depth", "rgb"),
+    "rgb_to_rgb": ("rgb", "rgb"),
+    "depth_to_depth": ("depth", "depth"),
+}
 _ID_KEYS = ("person_id", "camera_id", "recording_id", "frame_id", "clothes_id")
 _KEYS = ("embedding", *_ID_KEYS, "modality")
 _MEND = "write it again with the evaluation command"

@@ -129,7 +129,7 @@ def rank(
         gallery: what they are compared with; may be the same set.
         protocol: a key of `PROTOCOLS`.
         max_rank: length of the CMC curve.
-        block: queries per matrix product; memory grows with block x num_gallery, no score changes.
+        block: queries per matrix product; memory grows with block x num_gallery, scores change by rounding at most.
 
     Raises:
         InputError: an unknown protocol, an empty side, different widths, or no query has a positive.

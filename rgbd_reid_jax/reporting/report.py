@@ -10,22 +10,26 @@ import numpy as np
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics import ranking, verification
-from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 from rgbd_reid_jax.reporting import figures, page, strips
 from rgbd_reid_jax.reporting.strips import Frames
-from rgbd_reid_jax.reporting.table import DIRECTIONS, SCORES, percent
+from rgbd_reid_jax.reporting.table import DIRECTION_WORDS, SCORES, percent
 
-__all__ = ["Frames", "write_report"]
+__all__ = ["INTENDED_USE", "Frames", "write_report"]
 
 _SCHEMA = 1
 _FALSE_POSITIVE_RATE = 1e-2
 _MAX_PAIRS = 4_000_000
 _MAP_PERSONS = 12
 _MAP_IMAGES = 20
-_INTENDED_USE = (
-    "Intended use: research and testing on recordings whose persons have consented to it. A match is a likelihood, not "
-    "proof of who somebody is; the persons shown keep their rights to information, correction and deletion, and this "
-    "file holds their images: store and share it as the recordings themselves."
+INTENDED_USE = (
+    "Finding consenting people again across RGB and depth cameras, for research and robotics. Not for identifying "
+    "people who did not agree to it. A match is a likelihood, not proof of who somebody is; respect the law on "
+    "biometric data where you are."
+)
+_IMAGES_WITHIN = (
+    "The persons shown keep their rights to information, correction and deletion, and this file holds their images: "
+    "store and share it as the recordings themselves."
 )
 
 
@@ -61,8 +65,7 @@ def write_report(
     _check(results, query_sets, frames, protocol)
     ranked = {
         direction: ranking.rank(query_sets[query], query_sets[gallery], protocol)
-        for direction in DIRECTIONS
-        for query, gallery in [direction.split("_to_")]
+        for direction, (query, gallery) in DIRECTIONS.items()
     }
     body = "\n".join(
         [
@@ -102,7 +105,7 @@ def _check(results, query_sets, frames, protocol) -> None:
 
 def _headline(title: str, results, ranked, protocol: str) -> str:
     rows = []
-    for direction, words in DIRECTIONS.items():
+    for direction, words in DIRECTION_WORDS.items():
         counts = results.get("queries", {}).get(direction, {})
         sizes = (
             f"{_count(counts.get('num_query'))} queries, {_count(counts.get('num_query_skipped'))} skipped, "
@@ -144,7 +147,7 @@ def _ranking_plots(ranked, query_sets, protocol: str) -> str:
             ranked[direction].cmc,
             style="-" if direction in ("rgb_to_depth", "depth_to_rgb") else "--",
         )
-        for direction, words in DIRECTIONS.items()
+        for direction, words in DIRECTION_WORDS.items()
     ]
     chance = ranked["rgb_to_depth"].chance_cmc
     curves.append(figures.Curve("chance, RGB \N{RIGHTWARDS ARROW} depth", curves[0].x, chance, ":", reference=True))
@@ -241,9 +244,9 @@ def _rank_lists(ranked, query_sets, frames: Frames) -> str:
         strips.depth_key(),
     ]
     for direction in ("rgb_to_depth", "depth_to_rgb"):
-        query, gallery = direction.split("_to_")
+        query, gallery = DIRECTIONS[direction]
         content = strips.rank_lists(query_sets[query], query_sets[gallery], ranked[direction], frames)
-        parts.append(page.section(f"ranks_{direction}", _unicode(DIRECTIONS[direction]), content))
+        parts.append(page.section(f"ranks_{direction}", _unicode(DIRECTION_WORDS[direction]), content))
     return "\n".join(parts)
 
 
@@ -254,14 +257,14 @@ def _footer(results, config) -> str:
     return (
         f"<footer>{page.collapsible('Configuration', as_text(dict(config)))}"
         f"{page.collapsible('Environment', as_text(results.get('environment', {})))}"
-        f'<p class="faint">{page.escape(_INTENDED_USE)}</p></footer>'
+        f'<p class="faint">Intended use: {page.escape(INTENDED_USE)} {page.escape(_IMAGES_WITHIN)}</p></footer>'
     )
 
 
 def _key_words(key: str) -> str:
     """eval/rgb_to_depth/mAP -> RGB -> depth; other keys as they are."""
     parts = key.split("/")
-    return _unicode(DIRECTIONS[parts[1]]) if len(parts) == 3 and parts[1] in DIRECTIONS else key
+    return _unicode(DIRECTION_WORDS[parts[1]]) if len(parts) == 3 and parts[1] in DIRECTION_WORDS else key
 
 
 def _unicode(words: str) -> str:

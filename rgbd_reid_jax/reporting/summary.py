@@ -11,7 +11,7 @@ from typing import Any
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.reporting.table import DIRECTIONS
+from rgbd_reid_jax.reporting.table import DIRECTION_WORDS
 
 _HEAD = (
     "method",
@@ -51,7 +51,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> str:
     rows = [_HEAD, ("---",) * len(_HEAD)]
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == method]
-        for direction, words in DIRECTIONS.items():
+        for direction, words in DIRECTION_WORDS.items():
             scores = [run["results"][direction] for run in mine]
             rows.append(
                 (

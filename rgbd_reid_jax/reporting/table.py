@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-DIRECTIONS = {
-    "rgb_to_depth": "RGB -> depth",
-    "depth_to_rgb": "depth -> RGB",
-    "rgb_to_rgb": "RGB -> RGB",
-    "depth_to_depth": "depth -> depth",
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
+
+_MODALITY_WORDS = {"rgb": "RGB", "depth": "depth"}
+DIRECTION_WORDS = {
+    name: f"{_MODALITY_WORDS[query]} -> {_MODALITY_WORDS[gallery]}" for name, (query, gallery) in DIRECTIONS.items()
 }
 SCORES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10"}
 _CHANCE_SCORES = ("mAP", "rank1")
@@ -34,7 +34,7 @@ def results_table(results: Mapping) -> str:
             *(percent(scores[direction].get(key)) for key in SCORES),
             *(percent(chance.get(direction, {}).get(key)) for key in _CHANCE_SCORES),
         ]
-        for direction, words in DIRECTIONS.items()
+        for direction, words in DIRECTION_WORDS.items()
         if direction in scores
     ]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]

@@ -7,7 +7,7 @@ import numpy as np
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
-from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.job import Job, fingerprint
 
 
 def run_evaluation(job: Job) -> None:
@@ -27,6 +27,7 @@ def run_evaluation(job: Job) -> None:
         "method": settings.method,
         "seed": settings.seed,
         "dataset": job.dataset.info.full_name,
+        "dataset_fingerprint": fingerprint(job.dataset),
         "split": last,
         "protocol": settings.evaluation.protocol,
         "people": people,

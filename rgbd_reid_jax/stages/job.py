@@ -35,14 +35,19 @@ class Job:
     def __init__(self, settings: Settings, workdir: Workdir, config: dict[str, Any]):
         self.settings, self.workdir, self.config = settings, workdir, config
         self.record = Record(workdir.path)
-        self.mesh = make_mesh(settings.mesh["fsdp"])
+        self.mesh = make_mesh()
 
     @functools.cached_property
     def dataset(self) -> Any:
-        """The TFDS builder, its data built where they were not."""
+        """The TFDS builder, its data built where they were not.
+
+        Raises:
+            InputError: the data cannot be had, or the workdir's run uses other data.
+        """
         wanted = self.settings.dataset
         builder = open_dataset(wanted.name, wanted.config, wanted.overrides(), wanted.data_dir)
         say("dataset", f"{builder.info.full_name} in {pathlib.Path(builder.data_dir)}")
+        self.workdir.claim_dataset(builder.info.full_name, fingerprint(builder))
         return builder
 
     @functools.cache  # noqa: B019 (a job lives as long as the process)
@@ -73,22 +78,23 @@ class Job:
 
     @functools.cache  # noqa: B019
     def trained(self, stage: str) -> tuple[Any, Any]:
-        """(parameters without classifier, batch statistics) of a finished training stage's best checkpoint.
+        """(parameters without classifier, batch statistics) of the checkpoint that a finished training stage chose.
 
         Raises:
-            InputError: the stage is not done, or its checkpoint is damaged.
+            InputError: the stage is not done, or that checkpoint is missing or damaged.
         """
-        if not self.workdir.finished(stage):
-            raise InputError(f"stage {stage} is not done in {self.workdir.path}; run it first (--stages={stage})")
+        step = self.workdir.require(stage).get("step", 0)
         folder = self.workdir.checkpoints(stage)
-        with Checkpoints(folder) as checkpoints:
-            step = checkpoints.best_step()
-            if step is None:
-                raise InputError(
-                    f"{folder} holds no checkpoint although stage {stage} is marked as done; "
-                    f"delete {self.workdir.path / 'stages' / (stage + '.json')} and run the same command again"
-                )
-            parts = checkpoints.restore_parts(step)
+        try:
+            if not (folder / str(step)).is_dir():
+                raise InputError("no such folder")
+            with Checkpoints(folder) as checkpoints:
+                parts = checkpoints.restore_parts(step)
+        except InputError as error:
+            raise InputError(
+                f"checkpoint {folder / str(step)}, which stage {stage} chose, is missing or damaged; "
+                f"delete {folder} and {self.workdir.mark(stage)} and run the same command again to train it anew"
+            ) from error
         params = merge(parts["trainable"], parts["frozen"] or {})
         return {name: value for name, value in params.items() if name != "classifier"}, parts["batch_stats"]
 
@@ -99,3 +105,8 @@ class Job:
         return labelled(
             self.embedder(modality)(params, batch_stats, frames, f"embed {split} {modality}"), frames, modality
         )
+
+
+def fingerprint(builder: Any) -> str | None:
+    """What tells a dataset's content apart from that of another of the same name; None where the builder has none."""
+    return (builder.info.metadata or {}).get("fingerprint")

@@ -3,7 +3,6 @@
 import numpy as np
 
 from rgbd_reid_jax.core import files
-from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.reporting.report import Frames, write_report
@@ -16,8 +15,7 @@ def run_report(job: Job) -> None:
     Raises:
         InputError: the evaluation stage has not been run.
     """
-    if not job.workdir.finished("evaluation"):
-        raise InputError(f"stage evaluation is not done in {job.workdir.path}; run it first (--stages=evaluation)")
+    job.workdir.require("evaluation")
     split = job.settings.evaluation.splits[-1]
     sets = {modality: Embeddings.load(job.workdir.embeddings(split, modality)) for modality in job.settings.encoders}
     images = job.frames(split).gather(np.arange(len(job.frames(split))), ("rgb", "depth", "mask"))

@@ -5,18 +5,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.dataset import CACHES, dataset_config
-from rgbd_reid_jax.data.inputs import MODALITIES, InputSpec
-from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES
-from rgbd_reid_jax.metrics.ranking import PROTOCOLS
+from rgbd_reid_jax.data.dataset import dataset_config
+from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.metrics.embeddings import MODALITIES
 from rgbd_reid_jax.models.network import Model
-from rgbd_reid_jax.training.freeze import Rules
+from rgbd_reid_jax.stages.ranges import check_choice, check_ranges
+from rgbd_reid_jax.training.freeze import Rules, partition
 from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
 
-NORM_CHOICES = ("batch", "running")
+TRAINING = ("teacher", "student", "one_stream")
+_FIGURES = ("mAP", "rank1", "rank5", "rank10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,20 @@ class DatasetSettings:
                 raise InputError(f"dataset.knobs={self.knobs!r}: {part!r} is not of the form name=value")
             try:
                 found[name.strip()] = ast.literal_eval(value.strip())
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, TypeError):
                 raise InputError(f"dataset.knobs={self.knobs!r}: {value!r} is no number or quoted text") from None
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The fields of `Model` that a configuration chooses; a `last_stride` of 0 keeps the backbone's own."""
+
+    backbone: str
+    embedding_dim: int
+    dropout: float
+    last_stride: int
+    compute_dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,51 +118,44 @@ class Settings:
     seed: int
     stages: tuple[str, ...]
     encoders: Mapping[str, str]
-    mesh: Mapping[str, int]
     dataset: DatasetSettings
     input: InputSpec
-    model: Mapping[str, Any]
+    model: ModelSettings
     training: Mapping[str, TrainingSettings]
     evaluation: EvaluationSettings
     export: ExportSettings
 
     def network(self, num_identities: int | None) -> Model:
-        """The run's network; a `last_stride` of 0 keeps the backbone's own."""
-        shape = dict(self.model)
-        shape["last_stride"] = shape["last_stride"] or None
-        return Model(**shape, num_identities=num_identities)
+        """The run's network."""
+        shape = dataclasses.asdict(self.model)
+        return Model(**{**shape, "last_stride": self.model.last_stride or None}, num_identities=num_identities)
+
+    def directions(self, stage: str) -> tuple[tuple[str, str], ...]:
+        """(query modality, gallery modality) pairs that a training stage ranks in its validations."""
+        taught = self.training["teacher"].modality if stage != "one_stream" else "depth"
+        if stage == "teacher":
+            return ((taught, taught),)
+        own = self.training["student"].modality if stage == "student" else "rgb"
+        return ((own, taught), (taught, own))
 
 
 def _dataclass(kind: type, values: Mapping[str, Any], path: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    where = f"config.{path}" if path else "config"
     for name in values:
         if name not in fields:
-            raise InputError(f"config.{path}.{name} is unknown; config.{path} has: {', '.join(fields)}")
+            raise InputError(f"{where}.{name} is unknown; {where} has: {', '.join(fields)}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
-            raise InputError(f"config.{path}.{name} is missing; add it to the config file")
+            raise InputError(f"{where}.{name} is missing; add it to the config file")
     return kind(**values)
-
-
-def _choice(value: str, choices: Any, path: str) -> None:
-    if value not in choices:
-        raise InputError(f"config.{path}={value!r} is unknown; choose one of: {', '.join(choices)}")
 
 
 def _training(values: Mapping[str, Any], path: str) -> TrainingSettings:
     values = dict(values)
     for name, kind in (("optimizer", OptimizerSpec), ("augmentation", Augmentation)):
         values[name] = _dataclass(kind, values.get(name, {}), f"{path}.{name}")
-    stage = _dataclass(TrainingSettings, values, path)
-    for name in ("steps", "batch_size", "log_every", "evaluate_every"):
-        if getattr(stage, name) < 1:
-            raise InputError(f"config.{path}.{name}={getattr(stage, name)} must be at least 1")
-    _choice(stage.modality, (*MODALITIES, "both"), f"{path}.modality")
-    _choice(stage.frozen_norm, NORM_CHOICES, f"{path}.frozen_norm")
-    if stage.loss:
-        _choice(stage.loss, DISTILLATION_LOSSES, f"{path}.loss")
-    make_optimizer(stage.optimizer, stage.steps)  # its names are checked before any work is done
-    return stage
+    return _dataclass(TrainingSettings, values, path)
 
 
 def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> Settings:
@@ -160,12 +166,14 @@ def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> S
         known_stages: names of all stages.
 
     Raises:
-        InputError: a key is unknown or missing, or a value is out of range; the message names it.
+        InputError: a key is unknown or missing, a value is out of range, or two do not fit together; the
+            message names it.
     """
     values = dict(config)
     for name, kind in (
         ("dataset", DatasetSettings),
         ("input", InputSpec),
+        ("model", ModelSettings),
         ("evaluation", EvaluationSettings),
         ("export", ExportSettings),
     ):
@@ -173,13 +181,65 @@ def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> S
     training = values.get("training", {})
     values["training"] = {stage: _training(part, f"training.{stage}") for stage, part in training.items()}
     settings: Settings = _dataclass(Settings, values, "")
-    for stage in settings.stages:
-        _choice(stage, known_stages, "stages")
-    for modality in MODALITIES:
-        _choice(settings.encoders.get(modality, ""), settings.training, f"encoders.{modality}")
-    _choice(settings.dataset.cache, CACHES, "dataset.cache")
-    _choice(settings.input.depth_representation, DEPTH_REPRESENTATIONS, "input.depth_representation")
-    _choice(settings.evaluation.protocol, PROTOCOLS, "evaluation.protocol")
+    check_ranges(dataclasses.asdict(settings))
+    _check_stages(settings, known_stages)
+    _check_encoders(settings)
     dataset_config(settings.dataset.name, settings.dataset.config, settings.dataset.overrides())
-    settings.network(None)
+    for stage in settings.training:
+        _check_training(settings, stage)
     return settings
+
+
+def _check_stages(settings: Settings, known_stages: tuple[str, ...]) -> None:
+    """Every stage is known, and every training stage has its part of the configuration."""
+    for stage in settings.stages:
+        check_choice(stage, known_stages, "stages")
+    for stage in settings.training:
+        check_choice(stage, TRAINING, "training")
+    needed = {*settings.stages, *settings.training} & set(TRAINING)
+    for stage in sorted(needed | ({"teacher"} if "student" in needed else set())):
+        if stage not in settings.training:
+            raise InputError(f"config.training.{stage} is missing; add it to the config file")
+
+
+def _check_encoders(settings: Settings) -> None:
+    """Each modality is embedded by a network that was trained on it."""
+    for modality in MODALITIES:
+        check_choice(settings.encoders[modality], settings.training, f"encoders.{modality}")
+    if "student" in settings.training:
+        taught, own = settings.training["teacher"].modality, settings.training["student"].modality
+        if own == taught:
+            other = MODALITIES[1 - MODALITIES.index(taught)]
+            raise InputError(
+                f"config.training.student.modality={own!r} is the teacher's too; distillation needs the other one: "
+                f"say --config.training.student.modality={other}"
+            )
+    mends = {}
+    for modality in MODALITIES:
+        fitting = [name for name, one in settings.training.items() if one.modality in (modality, "both")]
+        if settings.encoders[modality] not in fitting:
+            mends[modality] = fitting[0] if fitting else "STAGE"
+    if mends:
+        modality = next(iter(mends))
+        stage = settings.encoders[modality]
+        raise InputError(
+            f"config.encoders.{modality}={stage!r}, which sees {settings.training[stage].modality}; say "
+            + " ".join(f"--config.encoders.{name}={mend}" for name, mend in mends.items())
+        )
+
+
+def _check_training(settings: Settings, name: str) -> None:
+    """The optimizer can be made, the score is one that the stage measures, freeze rules fit the parameters."""
+    stage = settings.training[name]
+    make_optimizer(stage.optimizer, stage.steps)
+    pairs = settings.directions(name)
+    scores = [f"eval/{query}_to_{gallery}/{figure}" for query, gallery in pairs for figure in _FIGURES]
+    if stage.score:
+        check_choice(stage.score, scores, f"training.{name}.score")
+    model = settings.network(None if name == "student" else 1)
+    if stage.freeze:
+        size = settings.input
+        params, _ = jax.eval_shape(lambda: model.init(jax.random.key(0), size.height, size.width))
+        trainable, _ = partition(params, stage.freeze)
+        if not trainable:
+            raise InputError(f"config.training.{name}.freeze leaves nothing to train; say 'train' in one of its rules")

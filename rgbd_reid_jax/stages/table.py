@@ -1,16 +1,16 @@
 """All stages by name, and the run that goes through some of them in order."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.stages.evaluation import run_evaluation
-from rgbd_reid_jax.stages.export import run_export
+from rgbd_reid_jax.stages.export import cpu_device, run_export
 from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.report import run_report
-from rgbd_reid_jax.stages.training import run_one_stream, run_student, run_teacher
+from rgbd_reid_jax.stages.training import check_batch_size, run_one_stream, run_student, run_teacher
 
-STAGES: Mapping[str, Callable[[Job], None]] = {
+STAGES: Mapping[str, Callable[[Job], int | None]] = {
     "teacher": run_teacher,
     "student": run_student,
     "one_stream": run_one_stream,
@@ -20,14 +20,36 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 }
 
 
-def run_stages(job: Job, stages: tuple[str, ...]) -> None:
-    """Runs stages in order; those that are done are passed over."""
+def check_devices(job: Job, stages: Collection[str]) -> None:
+    """Raises InputError if a stage that is still to be done cannot be done with this process's devices."""
     for stage in stages:
+        if job.workdir.finished(stage):
+            continue
+        if stage in job.settings.training:
+            check_batch_size(job, stage)
+        if stage == "export":
+            cpu_device()
+
+
+def run_stages(job: Job, stages: Collection[str]) -> None:
+    """Runs stages in the configuration's order; those that are done are passed over.
+
+    A stage that has to be done leaves the later ones out of date: they are done again, now or, where
+    `stages` lacks them, in a later run.
+    """
+    order = job.settings.stages
+    for position, stage in enumerate(order):
+        if stage not in stages:
+            continue
         if job.workdir.finished(stage):
             say(stage, "already done")
             continue
+        for later in order[position + 1 :]:
+            if job.workdir.finished(later):
+                say(later, f"out of date, as stage {stage} has to be done")
+                job.workdir.reopen(later)
         began = time.perf_counter()
-        STAGES[stage](job)
+        step = STAGES[stage](job)
         seconds = time.perf_counter() - began
-        job.workdir.finish(stage, seconds)
+        job.workdir.finish(stage, seconds, step)
         say(stage, f"took {format_seconds(seconds)}")

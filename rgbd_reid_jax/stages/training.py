@@ -24,60 +24,61 @@ from rgbd_reid_jax.training.state import create_state
 _ALL_TRAIN = ((".*", "train"),)
 
 
-def run_teacher(job: Job) -> None:
-    """Trains a network of one modality on identities."""
+def run_teacher(job: Job) -> int | None:
+    """Trains a network of one modality on identities.
+
+    Returns:
+        As of the other training stages, the step of the checkpoint that later stages use.
+
+    Raises:
+        InputError: it would be trained anew beside a student of the teacher before it.
+    """
     stage = job.settings.training["teacher"]
+    student = job.workdir.checkpoints("student")
+    if student.exists() and not (job.workdir.checkpoints("teacher") / str(stage.steps)).exists():
+        raise InputError(
+            f"{student} was distilled from another teacher than the one to be trained now; "
+            "delete that folder too and run the same command again"
+        )
     labels, count = job.train_labels
     model = job.settings.network(count)
     objective = objectives.identity_objective(
         model, job.settings.input, stage.modality, stage.augmentation, smoothing=stage.smoothing
     )
-    validate = _Validation(job, {stage.modality: None}, [(stage.modality, stage.modality)])
-    _run(job, "teacher", model.init, RAW_IMAGES[stage.modality], {"identity": labels}, objective, validate)
+    validate = _Validation(job, "teacher", {stage.modality: None})
+    return _run(job, "teacher", model.init, RAW_IMAGES[stage.modality], {"identity": labels}, objective, validate)
 
 
-def run_one_stream(job: Job) -> None:
+def run_one_stream(job: Job) -> int | None:
     """Trains one network on batches that mix both modalities."""
     stage = job.settings.training["one_stream"]
-    if stage.batch_size % (2 * job.mesh.size):
-        raise InputError(
-            f"training.one_stream.batch_size={stage.batch_size} must be a multiple of {2 * job.mesh.size}: "
-            "half of each device's rows are RGB, half depth"
-        )
     labels, count = job.train_labels
     model = job.settings.network(count)
     objective = objectives.one_stream_objective(
         model, job.settings.input, stage.augmentation, smoothing=stage.smoothing
     )
-    validate = _Validation(job, {"rgb": None, "depth": None}, [("rgb", "depth"), ("depth", "rgb")])
-    _run(job, "one_stream", model.init, ("rgb", "depth", "mask"), {"identity": labels}, objective, validate)
+    validate = _Validation(job, "one_stream", {"rgb": None, "depth": None})
+    return _run(job, "one_stream", model.init, ("rgb", "depth", "mask"), {"identity": labels}, objective, validate)
 
 
-def run_student(job: Job) -> None:
+def run_student(job: Job) -> int | None:
     """Distils the teacher into a network that sees the other modality."""
     stage = job.settings.training["student"]
     taught = job.settings.training["teacher"].modality
-    if stage.modality == taught:
-        raise InputError(
-            f"training.student.modality={stage.modality!r} is the teacher's too; distillation needs the other one"
-        )
-    if not stage.loss:
-        raise InputError("training.student.loss is empty; choose a distillation loss")
     params, batch_stats = job.trained("teacher")
     model = job.settings.network(None)
     target = job.embedder(taught, raw=True)(params, batch_stats, job.frames("train"), "student targets")
-    _, frozen = partition(params, stage.freeze)
+    _, frozen = partition(params, stage.freeze or _ALL_TRAIN)
     running = frozen_norms(frozen) if stage.frozen_norm == "running" else frozenset()
     objective = objectives.distillation_objective(
         model, job.settings.input, stage.modality, stage.augmentation, loss=stage.loss, running=running
     )
-    directions = [(stage.modality, taught), (taught, stage.modality)]
-    validate = _Validation(job, {stage.modality: None, taught: (params, batch_stats)}, directions)
+    validate = _Validation(job, "student", {stage.modality: None, taught: (params, batch_stats)})
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         return params, batch_stats
 
-    _run(job, "student", from_teacher, RAW_IMAGES[stage.modality], {"target": target}, objective, validate)
+    return _run(job, "student", from_teacher, RAW_IMAGES[stage.modality], {"target": target}, objective, validate)
 
 
 def _run(
@@ -88,10 +89,9 @@ def _run(
     columns: Mapping[str, np.ndarray],
     objective: objectives.Objective,
     validate: "_Validation",
-) -> None:
-    """Trains one stage from `init(key, height, width)` or its latest checkpoint."""
+) -> int | None:
+    """Trains one stage from `init(key, height, width)` or its latest checkpoint; the step that was best."""
     stage: TrainingSettings = job.settings.training[name]
-    check_batch(stage.batch_size, job.mesh, f"training.{name}.batch_size")
     size = job.settings.input
     key = job.key(name)
     params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
@@ -114,6 +114,18 @@ def _run(
         train(plan, state, objective, optimizer, schedule, batches, validate, checkpoints, job.record, job.mesh)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
+    return best
+
+
+def check_batch_size(job: Job, name: str) -> None:
+    """Raises InputError unless a training stage's batch divides among the devices of this process."""
+    batch_size = job.settings.training[name].batch_size
+    check_batch(batch_size, job.mesh, f"training.{name}.batch_size")
+    if name == "one_stream" and batch_size % (2 * job.mesh.size):
+        raise InputError(
+            f"training.one_stream.batch_size={batch_size} must be a multiple of {2 * job.mesh.size}: "
+            "half of each device's rows are RGB, half depth"
+        )
 
 
 class _Validation:
@@ -121,15 +133,15 @@ class _Validation:
 
     Args:
         job: the run.
+        stage: the training stage, whose directions are ranked.
         networks: per modality None for the network in training, or the finished (params, batch_stats) of
             another, which is embedded once.
-        directions: (query modality, gallery modality) pairs to rank.
     """
 
-    def __init__(self, job: Job, networks: Mapping[str, tuple[Any, Any] | None], directions: list[tuple[str, str]]):
+    def __init__(self, job: Job, stage: str, networks: Mapping[str, tuple[Any, Any] | None]):
         self._frames = job.frames("validation")
         self._protocol = job.settings.evaluation.protocol
-        self._directions = directions
+        self._directions = job.settings.directions(stage)
         self._embedders = {modality: job.embedder(modality) for modality in networks}
         self._fixed = {
             modality: self._embed(modality, *network) for modality, network in networks.items() if network is not None

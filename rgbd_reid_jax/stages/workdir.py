@@ -1,8 +1,8 @@
 """The folder of a run: who owns it, what is done, what lies where (docs/workdir.md).
 
-A workdir belongs to one configuration: its first run writes `config.json`, and later runs must match it.
-`stages/<stage>.json` says that a stage is finished; it is written last, so a stage that was cut off is
-done again from its own checkpoint.
+A workdir belongs to one configuration and one dataset: its first run writes `config.json` and
+`dataset.json`, and later runs must match them. `stages/<stage>.json` says that a stage is finished; it is
+written last, so a stage that was cut off is done again from its own checkpoint.
 """
 
 import fcntl
@@ -25,25 +25,29 @@ class Workdir:
         path: the folder; made if missing.
 
     Raises:
-        InputError: it cannot be written, or another process uses it.
+        InputError: it cannot be written, another process uses it, or it holds files of something else, which
+            are left as they are.
     """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+            self._refuse_others()
+            self._lock = open(path / ".lock", "a")  # noqa: SIM115 (held until the process ends)
         except OSError as error:
             raise InputError(
                 f"workdir {path} cannot be written ({error.strerror}); choose another --workdir"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.close()
             raise InputError(
                 f"workdir {path} is in use by another run; wait for it or choose another --workdir"
             ) from error
+        except OSError:
+            pass  # a file system without locks
 
     def __enter__(self) -> "Workdir":
         return self
@@ -51,42 +55,87 @@ class Workdir:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def _refuse_others(self) -> None:
+        names = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+        others = [name for name in names if not (name.startswith(".config.json.") and name.endswith(".tmp"))]
+        if others and "config.json" not in names:
+            raise InputError(f"workdir {self.path} holds other files ({others[0]}, ...); choose an empty --workdir")
+
+    def _begun(self) -> bool:
+        """Whether anything was computed here."""
+        return (self.path / "checkpoints").exists() or (self.path / "stages").exists()
+
     def claim(self, config: Mapping[str, Any]) -> None:
         """Takes the folder for `config`, or checks that it is this configuration's.
 
         Raises:
-            InputError: the folder holds another configuration's run, or files of something else.
+            InputError: something was computed here with another configuration.
         """
         path = self.path / "config.json"
-        if path.exists():
-            differences = _differences(files.read_json(path), _plain(config))
-            if differences:
-                raise InputError(
-                    f"workdir {self.path} holds another configuration's run ({'; '.join(differences[:3])}"
-                    f"{'; ...' if len(differences) > 3 else ''}); choose another --workdir"
-                )
-            return
-        others = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
-        others = [name for name in others if not (name.startswith(".config.json.") and name.endswith(".tmp"))]
-        if others:
-            raise InputError(f"workdir {self.path} holds other files ({others[0]}, ...); choose an empty --workdir")
-        files.write_json(path, _plain(config))
+        differences = _differences(files.read_json(path), _plain(config)) if path.exists() else []
+        if differences and self._begun():
+            raise InputError(
+                f"workdir {self.path} holds another configuration's run ({'; '.join(differences[:3])}"
+                f"{'; ...' if len(differences) > 3 else ''}); choose another --workdir"
+            )
+        if differences or not path.exists():
+            files.write_json(path, _plain(config))
+
+    def claim_dataset(self, name: str, fingerprint: str | None) -> None:
+        """Takes the folder for a dataset, or checks that its run uses this one.
+
+        Args:
+            name: full name of the dataset.
+            fingerprint: what tells its data apart, None where it has none.
+
+        Raises:
+            InputError: something was computed here with other data.
+        """
+        path, wanted = self.path / "dataset.json", {"name": name, "fingerprint": fingerprint}
+        differences = _differences(files.read_json(path), wanted) if path.exists() else []
+        if differences and self._begun():
+            raise InputError(
+                f"workdir {self.path} holds a run on other data ({'; '.join(differences)}); choose another --workdir"
+            )
+        if differences or not path.exists():
+            files.write_json(path, wanted)
 
     def finished(self, stage: str) -> bool:
         """Whether the stage is done."""
-        return self._mark(stage).exists()
+        return self.mark(stage).exists()
 
-    def finish(self, stage: str, seconds: float) -> None:
-        """Marks the stage as done; `seconds` is what this process spent on it."""
+    def require(self, stage: str) -> dict[str, Any]:
+        """The mark of a stage that must be done.
+
+        Raises:
+            InputError: it is not.
+        """
+        if not self.finished(stage):
+            raise InputError(f"stage {stage} is not done in {self.path}; run it first (--stages={stage})")
+        return files.read_json(self.mark(stage))
+
+    def finish(self, stage: str, seconds: float, step: int | None = None) -> None:
+        """Marks the stage as done.
+
+        Args:
+            stage: its name.
+            seconds: what this process spent on it.
+            step: of a training stage, the step of the checkpoint that later stages use.
+        """
         done = {"stage": stage, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        files.write_json(self._mark(stage), done)
+        files.write_json(self.mark(stage), done | ({} if step is None else {"step": step}))
+
+    def reopen(self, stage: str) -> None:
+        """Takes the mark of a stage away, so that it is done again."""
+        self.mark(stage).unlink(missing_ok=True)
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each finished stage."""
         marks = sorted((self.path / "stages").glob("*.json"), key=os.path.getmtime)
         return {mark.stem: files.read_json(mark)["seconds"] for mark in marks}
 
-    def _mark(self, stage: str) -> pathlib.Path:
+    def mark(self, stage: str) -> pathlib.Path:
+        """The file whose presence says that the stage is done."""
         return self.path / "stages" / f"{stage}.json"
 
     def checkpoints(self, stage: str) -> pathlib.Path:
@@ -106,6 +155,11 @@ class Workdir:
     def export(self) -> pathlib.Path:
         """Folder of exported encoders."""
         return self.path / "export"
+
+    @property
+    def scratch(self) -> pathlib.Path:
+        """A folder for what is not checked yet; whoever uses it empties it first."""
+        return self.path / ".scratch"
 
     @property
     def report(self) -> pathlib.Path:

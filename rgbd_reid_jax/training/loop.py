@@ -1,8 +1,10 @@
 """The training loop of every stage.
 
 Two invariants. The state after step n depends on the configuration, the data and n alone: batches are a
-function of the position, random numbers of (key, step). And no step waits for the host: figures are read
-only when a line is due.
+function of the position, random numbers of (key, step). On the CPU with the same number of devices that
+holds bit for bit; another number of devices sums in another order, so it changes the rounding, and an
+accelerator repeats itself as far as its own operations do. And no step waits for the host: figures are
+read only when a line is due.
 """
 
 import dataclasses
@@ -96,7 +98,7 @@ def train(
         batches: endless Grain dataset of this process's rows.
         evaluate: (params, batch_stats) to figures on validation people.
         checkpoints: where to go on from and where to save.
-        record: where figures go.
+        record: where figures go; closed at the end.
         mesh: all devices.
 
     Returns:
@@ -106,35 +108,44 @@ def train(
         Interrupted: a signal asked to stop; a checkpoint of the last finished step is saved.
         InputError: the loss or its gradient is not finite; the last good checkpoint stays.
     """
-    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))  # donated below; the caller's stays
     iterator = iter(batches)
-    start = checkpoints.latest_step() or 0
-    if start:
-        state, position = checkpoints.restore(start, state)
-        iterator.set_state(position)
+    state, start = _latest(checkpoints, state, iterator, mesh)
     record.rewind(plan.stage, start)
     step_fn = jax.jit(make_step(objective, optimizer), donate_argnums=0)
     progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.batch_size)
-    with StopRequest() as stop:
+    with StopRequest() as stop, record:
         for done in range(start + 1, plan.steps + 1):
             state, figures = step_fn(state, shard_batch(next(iterator), mesh))
             if done == start + 1:
                 jax.block_until_ready(state.step)
-                progress.restart(done)  # the rate is that of training, without compilation
+                progress.restart(done)  # the rate is that of training steps, without compilation
             evaluating = done % plan.evaluate_every == 0 or done == plan.steps
             if evaluating or done % plan.log_every == 0:
                 _log(plan, done, figures, float(np.asarray(schedule(done - 1))), progress, record)
             if evaluating:
-                _validate(plan, done, state, evaluate, checkpoints, record, iterator)
-            if stop.requested and done < plan.steps:
+                with progress.paused():
+                    _validate(plan, done, state, evaluate, checkpoints, record, iterator)
+            if stop.requested:
                 _finite(plan, done, figures)
                 checkpoints.save(done, state, iterator.get_state())
-                checkpoints.close()
-                raise Interrupted(
-                    f"stopped by {stop.name} after step {done}/{plan.steps} of stage {plan.stage}, which is saved; "
-                    "run the same command to go on"
-                )
+                break
+        checkpoints.wait()
+    if stop.requested:
+        what = f"step {int(state.step)}/{plan.steps} of stage {plan.stage}, which is saved"
+        raise Interrupted(f"stopped by {stop.name} after {what}; run the same command to go on")
     return state
+
+
+def _latest(
+    checkpoints: Checkpoints, state: TrainState, iterator: grain.DatasetIterator, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, int]:
+    """The latest checkpoint's state and step, the iterator set to its position; else a copy of `state`, and 0."""
+    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))  # to be donated; the caller's stays
+    step = checkpoints.latest_step() or 0
+    if step:
+        state, position = checkpoints.restore(step, state)
+        iterator.set_state(position)
+    return state, step
 
 
 def _finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> dict[str, float]:
@@ -153,7 +164,9 @@ def _log(plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progres
     values = _finite(plan, done, figures)
     shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
     progress.update(done, **shown)
-    record.write(plan.stage, done, {**values, "learning_rate": rate, "images_per_s": progress.rate(done)})
+    speed = progress.rate(done)
+    timed = {} if speed is None else {"images_per_s": speed}
+    record.write(plan.stage, done, {**values, "learning_rate": rate, **timed})
 
 
 def _validate(
@@ -167,7 +180,6 @@ def _validate(
 ) -> None:
     figures = evaluate(merge(state.trainable, state.frozen), state.batch_stats)
     record.write(plan.stage, done, figures)
-    record.flush()
     if plan.score and plan.score not in figures:
         raise InputError(f"training.{plan.stage}.score={plan.score!r} is unknown; choose one of: {', '.join(figures)}")
     score = figures[plan.score] if plan.score else None

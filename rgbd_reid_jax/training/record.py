@@ -9,9 +9,14 @@ from tensorboardX import SummaryWriter
 
 from rgbd_reid_jax.core import files
 
+_FLUSH_S = 10  # a run can be watched
+
 
 class Record:
     """Appends figures; lines are `{"stage": ..., "step": ..., name: value, ...}`.
+
+    A line is on disk when `write` returns. TensorBoard events pass through a queue of tensorboardX: all of
+    them are on disk only after `close`, which leaving the context does.
 
     Args:
         folder: the workdir; holds `metrics.jsonl` and `tensorboard/<stage>/`.
@@ -23,12 +28,18 @@ class Record:
         self._events: dict[str, SummaryWriter] = {}
         self._file = None
 
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def rewind(self, stage: str, step: int) -> None:
         """Drops a stage's lines past `step`, which a killed run wrote after its last checkpoint."""
         self.close()
         kept = [line for line in self._lines() if line["stage"] != stage or line["step"] <= step]
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._events[stage] = SummaryWriter(str(self._events_folder / stage), purge_step=step + 1)
+        self._open_events(stage, purge_step=step + 1)
 
     def write(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         """Appends one line of scalars."""
@@ -37,14 +48,9 @@ class Record:
         self._file.write(json.dumps({"stage": stage, "step": step, **figures}) + "\n")
         self._file.flush()
         if stage not in self._events:
-            self._events[stage] = SummaryWriter(str(self._events_folder / stage))
+            self._open_events(stage)
         for name, value in figures.items():
             self._events[stage].add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """Brings TensorBoard events to disk."""
-        for writer in self._events.values():
-            writer.flush()
 
     def close(self) -> None:
         """Closes the files; a later `write` opens them again."""
@@ -54,6 +60,9 @@ class Record:
         for writer in self._events.values():
             writer.close()
         self._events.clear()
+
+    def _open_events(self, stage: str, **options: Any) -> None:
+        self._events[stage] = SummaryWriter(str(self._events_folder / stage), flush_secs=_FLUSH_S, **options)
 
     def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():

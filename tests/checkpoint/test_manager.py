@@ -1,12 +1,14 @@
 """Checkpoints: whole or absent, the latest and the best kept, damage named."""
 
 import gc
+import logging
 import shutil
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
@@ -173,6 +175,17 @@ def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path):
         assert checkpoints.best_step() == 4
         checkpoints.save(8, state(8), {}, 0.6)
     assert kept(tmp_path) == [8]
+
+
+def test_only_what_orbax_logs_is_silenced(tmp_path, caplog):
+    log = logging.getLogger("absl")
+    level = log.level
+    with Checkpoints(tmp_path):
+        pass
+    assert log.level == level
+    for path, text in [(ocp.__file__, "of orbax"), (__file__, "of another")]:
+        log.handle(log.makeRecord("absl", logging.ERROR, path, 1, text, (), None))
+    assert [record.getMessage() for record in caplog.records] == ["of another"]
 
 
 def test_the_folder_may_be_relative(tmp_path, monkeypatch):

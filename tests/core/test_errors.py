@@ -17,8 +17,9 @@ def test_an_os_error_names_the_path():
     assert disk_full(no_space("/data/x")) == " at /data/x"
 
 
-def test_a_library_s_error_is_known_by_its_text():
-    assert disk_full(ValueError("RESOURCE_EXHAUSTED: cannot write: No space left on device")) == ""
+@pytest.mark.parametrize("text", ["No space left on device", "Disk quota exceeded"])
+def test_a_library_s_error_is_known_by_its_text(text):
+    assert disk_full(ValueError(f"RESOURCE_EXHAUSTED: cannot write: {text}")) == ""
 
 
 def test_a_cause_counts():

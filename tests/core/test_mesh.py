@@ -10,14 +10,7 @@ from rgbd_reid_jax.core.errors import InputError
 
 def test_all_devices_are_in_the_mesh():
     assert jax.device_count() == 8
-    assert dict(mesh.make_mesh().shape) == {"data": 8, "fsdp": 1}
-    assert dict(mesh.make_mesh(4).shape) == {"data": 2, "fsdp": 4}
-
-
-@pytest.mark.parametrize("fsdp", [0, -1, 3, 16])
-def test_fsdp_that_divides_nothing_is_named(fsdp):
-    with pytest.raises(InputError, match=rf"mesh\.fsdp={fsdp} does not divide the 8 devices"):
-        mesh.make_mesh(fsdp)
+    assert dict(mesh.make_mesh().shape) == {"data": 8}
 
 
 @pytest.mark.parametrize("size", [0, -8, 4, 12])
@@ -26,15 +19,14 @@ def test_a_batch_that_does_not_divide_is_named(size):
         mesh.check_batch(size, mesh.make_mesh(), "training.teacher.batch_size")
 
 
-def test_batches_that_divide_pass():
-    mesh.check_batch(8, mesh.make_mesh(), "name")
-    mesh.check_batch(64, mesh.make_mesh(2), "name")
+@pytest.mark.parametrize("size", [8, 64])
+def test_batches_that_divide_pass(size):
+    mesh.check_batch(size, mesh.make_mesh(), "name")
 
 
-@pytest.mark.parametrize("fsdp", [1, 2])
-def test_each_device_gets_its_rows(fsdp):
+def test_each_device_gets_its_rows():
     rows = np.arange(32, dtype=np.uint16).reshape(16, 2)
-    found = mesh.shard_batch({"depth": rows}, mesh.make_mesh(fsdp))["depth"]
+    found = mesh.shard_batch({"depth": rows}, mesh.make_mesh())["depth"]
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, rows)
     assert sorted(shard.index[0].start or 0 for shard in found.addressable_shards) == list(range(0, 16, 2))

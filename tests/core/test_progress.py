@@ -70,10 +70,24 @@ def test_what_an_earlier_run_did_does_not_count_in_the_rate(clock):
     assert line.rate(61) == pytest.approx(2.0)
 
 
-def test_no_rate_yet_gives_no_time_left(clock):
+def test_until_a_unit_is_timed_there_is_no_rate_and_no_time_left(clock):
     stream = io.StringIO()
-    Progress("teacher", 100, start=50, stream=stream).update(50, force=True)
-    assert stream.getvalue() == "[teacher] step 50/100  50 %  0 images/s  ETA ?\n"
+    line = Progress("teacher", 100, start=50, stream=stream)
+    assert line.rate(50) is None
+    line.update(50, force=True, loss=2.5)
+    assert stream.getvalue() == "[teacher] step 50/100  50 %  loss 2.5\n"
+
+
+def test_a_pause_counts_neither_in_the_rate_nor_in_the_time_left(clock):
+    stream = io.StringIO()
+    line = Progress("teacher", 100, items_per_unit=2, stream=stream)
+    clock[0] += 5.0
+    with line.paused():
+        clock[0] += 100.0
+    clock[0] += 5.0
+    assert line.rate(10) == pytest.approx(2.0)
+    line.update(10, force=True)
+    assert stream.getvalue() == "[teacher] step 10/100  10 %  2 images/s  ETA 1:30\n"
 
 
 def test_say_prints_one_line(capsys):

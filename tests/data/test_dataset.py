@@ -1,17 +1,21 @@
 """Reading splits: cached and streamed frames agree, errors name the value, labels are counted from 0."""
 
 import types
+import weakref
 
+import cv2
 import numpy as np
 import pytest
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data import dataset
 from rgbd_reid_jax.data.dataset import IMAGES, LABELS, CachedFrames, StreamedFrames, identities, read_split
+from tfds_builders import schema
+from tfds_builders.synthetic_rgbd.store import encode_png
 
 
 class Source:
-    """A TFDS data source that counts what is read."""
+    """A TFDS data source of bytes that counts what is read."""
 
     def __init__(self, records):
         self._records, self.reads = records, 0
@@ -27,10 +31,37 @@ class Source:
 
 
 @pytest.fixture
+def decoded(monkeypatch):
+    """The number of images decoded so far, as the only item of a list."""
+    count, decode = [0], cv2.imdecode
+
+    def counting(*arguments):
+        count[0] += 1
+        return decode(*arguments)
+
+    monkeypatch.setattr(cv2, "imdecode", counting)
+    return count
+
+
+def serialized(features, record):
+    """The bytes of a record as a builder writes them."""
+    images = {name: encode_png(np.squeeze(record[name])) for name in IMAGES}
+    unused = {"person_box": np.zeros(4, np.float32), "intrinsics": np.zeros(4, np.float32)}
+    return features.serialize_example(record | images | unused)
+
+
+@pytest.fixture
 def builder(make_records):
-    source = Source(make_records(10))
-    info = types.SimpleNamespace(splits={"train": 1, "test": 1}, full_name="people/quick:1.0.0")
-    return types.SimpleNamespace(info=info, as_data_source=lambda split: source, source=source)
+    features = schema.frame_features()
+    source = Source([serialized(features, record) for record in make_records(10)])
+    info = types.SimpleNamespace(splits={"train": 1, "test": 1}, full_name="people/quick:1.0.0", features=features)
+
+    def as_data_source(split, deserialize_method):
+        assert split in info.splits
+        assert deserialize_method.name == "RAW_BYTES"
+        return source
+
+    return types.SimpleNamespace(info=info, as_data_source=as_data_source, source=source)
 
 
 @pytest.mark.parametrize(("cache", "kind"), [("host", CachedFrames), ("none", StreamedFrames)])
@@ -60,6 +91,35 @@ def test_cached_frames_are_decoded_once_and_streamed_ones_at_each_access(builder
     before = builder.source.reads
     streamed.gather(np.array([1, 2]), ("rgb",))
     assert builder.source.reads == before + 2
+
+
+def test_labels_are_read_without_decoding_an_image(builder, decoded):
+    streamed = read_split(builder, "train", "none")
+    assert builder.source.reads == 10
+    assert decoded == [0]
+    streamed.gather(np.array([1, 2]), ("depth",))
+    assert decoded == [2]  # and no image that was not asked for
+
+
+def test_a_split_is_held_once(make_records):
+    """Beside the arrays there is one record at a time."""
+    alive = weakref.WeakSet()
+
+    class Record:
+        def __init__(self, fields):
+            self.items = fields.items
+
+    class Records:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            assert len(alive) <= 1
+            record = Record(make_records(10)[index])
+            alive.add(record)
+            return record
+
+    assert len(CachedFrames(lambda names: Records())) == 10
 
 
 def test_an_unknown_split_is_named_with_those_there_are(builder):

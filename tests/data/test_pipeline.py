@@ -95,9 +95,9 @@ def test_a_position_holds_for_any_number_of_processes(tiny_frames):
     np.testing.assert_array_equal(next(half)["index"], next(one)["index"][4:])
 
 
-def test_cached_and_streamed_frames_give_the_same_batches(make_records):
-    records = make_records(12)
-    cached, streamed = (take(stream(kind(records), images=IMAGES), 7) for kind in (CachedFrames, StreamedFrames))
+def test_cached_and_streamed_frames_give_the_same_batches(make_frames):
+    kinds = (CachedFrames, StreamedFrames)
+    cached, streamed = (take(stream(make_frames(12, kind=kind), images=IMAGES), 7) for kind in kinds)
     assert_same(cached, streamed)
 
 

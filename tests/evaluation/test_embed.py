@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.data.dataset import CachedFrames
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Embedder, Encoder, labelled
 
@@ -21,8 +20,8 @@ def network(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def frames(make_records):
-    return CachedFrames(make_records(13))
+def frames(make_frames):
+    return make_frames(13)
 
 
 def encoder_of(network, modality, normalise=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.evaluation import results
-from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_keys(found):
     assert set(found) == {"results", "chance", "queries", "clothes"}
     for part in found.values():
         assert list(part) == ["rgb_to_depth", "depth_to_rgb", "rgb_to_rgb", "depth_to_depth"]
-    for direction in results.DIRECTIONS:
+    for direction in DIRECTIONS:
         for part in ("results", "chance"):
             assert set(found[part][direction]) == {"mAP", "rank1", "rank5", "rank10"}
             assert all(0 <= value <= 1 for value in found[part][direction].values())
@@ -56,7 +56,7 @@ def brute_force_map(query, gallery):
     return np.mean(precisions)
 
 
-@pytest.mark.parametrize("direction", sorted(results.DIRECTIONS))
+@pytest.mark.parametrize("direction", sorted(DIRECTIONS))
 def test_the_arrow_points_from_query_to_gallery(sets, found, direction):
     query, gallery = (sets[modality] for modality in direction.split("_to_"))
     assert found["results"][direction]["mAP"] == pytest.approx(brute_force_map(query, gallery), abs=1e-6)

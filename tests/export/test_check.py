@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.data.dataset import CachedFrames
 from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
 from rgbd_reid_jax.export import check
 from rgbd_reid_jax.export.stablehlo import export_encoder
@@ -19,17 +19,22 @@ _ROWS = 5
 
 
 @pytest.fixture(scope="module")
-def frames(make_records):
+def frames(make_frames):
     """Raw frames of 20x12 pixels: the program resizes them to the network's 16x8."""
-    return CachedFrames(make_records(_ROWS, 20, 12))
+    return make_frames(_ROWS, 20, 12)
+
+
+def made_encoder(model, modality, representation="relative"):
+    """(encoder, parameters, batch statistics)."""
+    encoder = Encoder(model.without_classifier(), InputSpec(16, 8, representation), modality, normalise=True)
+    return encoder, *jax.jit(encoder.model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
 
 
 @pytest.fixture(scope="module", params=["rgb", "depth"])
 def exported(request, tiny_model, frames, tmp_path_factory):
     """(modality, card's path, raw images, the live model's embeddings)."""
     modality = request.param
-    encoder = Encoder(tiny_model.without_classifier(), InputSpec(16, 8, "relative"), modality, normalise=True)
-    params, batch_stats = jax.jit(encoder.model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
+    encoder, params, batch_stats = made_encoder(tiny_model, modality)
     folder = tmp_path_factory.mktemp(modality)
     card = export_encoder(encoder, params, batch_stats, (20, 12), folder, ("cpu", "tpu"), {"dataset": "people"})
     images = frames.gather(np.arange(_ROWS), RAW_IMAGES[modality])
@@ -53,6 +58,19 @@ def test_the_card_describes_the_program(exported):
         assert content["inputs"][name]["dtype"] == image.dtype.name
         assert content["inputs"][name]["shape"] == ["batch", *image.shape[1:]]
     assert "unit vectors" in content["distance"]
+
+
+@pytest.mark.parametrize("representation", DEPTH_REPRESENTATIONS)
+def test_the_card_says_what_a_missing_mask_means(tiny_model, frames, tmp_path, representation):
+    encoder, params, batch_stats = made_encoder(tiny_model, "depth", representation)
+    card = export_encoder(encoder, params, batch_stats, (20, 12), tmp_path, ("cpu",), {})
+    meaning = json.loads(card.read_text())["inputs"]["mask"]["meaning"]
+    images = frames.gather(np.arange(_ROWS), RAW_IMAGES["depth"])
+    encode = check.load_encoder(card)
+    without = encode(images | {"mask": np.zeros_like(images["mask"])})
+    assert ("does not use it" in meaning) == np.allclose(without, encode(images), atol=1e-6)
+    assert ("needed" in meaning) == np.allclose(without, without[:1], atol=1e-6)  # all people look alike
+    assert ("where no mask is known" in meaning) == (representation == "relative")
 
 
 def test_the_program_answers_as_the_live_model_at_any_batch_size(exported):

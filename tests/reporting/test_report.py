@@ -11,10 +11,10 @@ import pytest
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics import ranking
-from rgbd_reid_jax.metrics.embeddings import Embeddings
-from rgbd_reid_jax.reporting import figures, strips
-from rgbd_reid_jax.reporting.report import Frames, write_report
-from rgbd_reid_jax.reporting.table import DIRECTIONS, percent, results_table
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
+from rgbd_reid_jax.reporting import figures, page, strips
+from rgbd_reid_jax.reporting.report import INTENDED_USE, Frames, write_report
+from rgbd_reid_jax.reporting.table import percent, results_table
 
 _PROTOCOL = "cross_camera"
 
@@ -128,7 +128,7 @@ def test_every_number_of_the_table_is_present(tmp_path):
             assert f"<b>{percent(value)}</b><small>chance {percent(chance)}</small>" in text
         assert f"{1234 + i:,} queries, {56 + i} skipped, gallery {7890 + i:,}" in text
     assert ranking.PROTOCOLS[_PROTOCOL].words.replace("'", "&#x27;") in text
-    assert "Intended use" in text
+    assert page.escape(INTENDED_USE) in text
 
 
 def test_text_from_data_is_escaped(tmp_path):

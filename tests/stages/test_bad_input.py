@@ -9,6 +9,8 @@ from rgbd_reid_jax import cli
 from rgbd_reid_jax.stages.workdir import Workdir
 
 SYNTHETIC = "--config=configs/distill.py"
+ONE_STREAM = "--config=configs/one_stream.py"
+TEACHER, STUDENT = "--config.training.teacher", "--config.training.student"
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -48,13 +50,82 @@ def refused(capsys, *arguments: str) -> str:
         ([SYNTHETIC, "--config.dataset.knobs=seed=one"], ["'one' is no number"]),
         ([SYNTHETIC, "--config.stages=('teach',)"], ["'teach' is unknown", "teacher"]),
         ([SYNTHETIC, "--stages=one_stream"], ["'one_stream' is no stage of this config"]),
-        ([SYNTHETIC, "--config.mesh.fsdp=3"], ["mesh.fsdp=3", "divide"]),
+        ([SYNTHETIC, "--config.dataset.knobs=base_name=1"], ["no knob base_name=1"]),
+        ([SYNTHETIC, "--config.dataset.knobs=seed={[]:1}"], ["'{[]:1}' is no number"]),
+        ([SYNTHETIC, "--stages=,"], ["'' is no stage of this config"]),
+        ([SYNTHETIC, "--stages="], ["'' is no stage of this config"]),
+        ([SYNTHETIC, "--config.stages=('teacher','teacher')"], ["config.stages=", "each once"]),
+        ([SYNTHETIC, "--config.stages=('one_stream',)"], ["config.training.one_stream is missing"]),
+        ([SYNTHETIC, "--config.seed=-1"], ["config.seed=-1 must be from 0"]),
+        ([SYNTHETIC, "--config.seed=4294967296"], ["config.seed=4294967296 must be from 0"]),
+        ([SYNTHETIC, "--config.input.height=15"], ["config.input.height=15 must be at least 16"]),
+        ([SYNTHETIC, "--config.input.width=0"], ["config.input.width=0 must be at least 16"]),
+        ([SYNTHETIC, "--config.model.embedding_dim=0"], ["config.model.embedding_dim=0 must be at least 1"]),
+        ([SYNTHETIC, "--config.model.dropout=1.0"], ["config.model.dropout=1.0 must be at least 0 and below 1"]),
+        ([SYNTHETIC, "--config.model.last_stride=3"], ["config.model.last_stride=3 is unknown", "0, 1, 2"]),
+        ([SYNTHETIC, "--config.evaluation.splits=()"], ["config.evaluation.splits=() must be", "one or more"]),
+        (
+            [SYNTHETIC, "--config.evaluation.splits=('dev',)"],
+            ["config.evaluation.splits='dev' is unknown", "validation"],
+        ),
+        ([SYNTHETIC, "--config.evaluation.batch_size=0"], ["config.evaluation.batch_size=0", "at least 1"]),
+        ([SYNTHETIC, "--config.export.platforms=()"], ["config.export.platforms=()", "'cpu'"]),
+        ([SYNTHETIC, "--config.export.platforms=('cuda',)"], ["config.export.platforms=('cuda',)", "'cpu'"]),
+        ([SYNTHETIC, "--config.export.platforms=('cpu','npu')"], ["config.export.platforms='npu' is unknown", "tpu"]),
+        ([SYNTHETIC, f"{TEACHER}.modality=both"], ["training.teacher.modality='both' is unknown", "rgb, depth"]),
+        ([SYNTHETIC, f"{TEACHER}.modality=rgb"], ["say --config.training.student.modality=depth"]),
+        (
+            [SYNTHETIC, f"{TEACHER}.modality=rgb", f"{STUDENT}.modality=depth"],
+            ["config.encoders.rgb='student'", "say --config.encoders.rgb=teacher --config.encoders.depth=student"],
+        ),
+        ([SYNTHETIC, "--config.encoders.rgb=teacher"], ["which sees depth; say --config.encoders.rgb=student"]),
+        ([SYNTHETIC, f"{STUDENT}.loss="], ["training.student.loss='' is unknown", "sum_squared"]),
+        ([SYNTHETIC, f"{STUDENT}.frozen_norm=none"], ["training.student.frozen_norm='none' is unknown", "running"]),
+        ([SYNTHETIC, f"{TEACHER}.smoothing=1.0"], ["training.teacher.smoothing=1.0 must be at least 0 and below 1"]),
+        ([SYNTHETIC, f"{TEACHER}.score=eval/rgb_to_depth/mAP"], ["training.teacher.score=", "eval/depth_to_depth/mAP"]),
+        ([SYNTHETIC, f"{STUDENT}.score=mAP"], ["training.student.score='mAP' is unknown", "eval/depth_to_rgb/rank1"]),
+        ([SYNTHETIC, f"{TEACHER}.optimizer.learning_rate=0.0"], ["learning_rate=0.0 must be above 0"]),
+        ([SYNTHETIC, f"{TEACHER}.optimizer.learning_rate=nan"], ["learning_rate=nan must be above 0"]),
+        ([SYNTHETIC, f"{TEACHER}.optimizer.weight_decay=-0.1"], ["weight_decay=-0.1 must be at least 0"]),
+        ([SYNTHETIC, f"{TEACHER}.augmentation.crop_area=(0.0,1.0)"], ["crop_area=(0.0, 1.0) must be two numbers"]),
+        ([SYNTHETIC, f"{TEACHER}.augmentation.crop_area=(0.5,1.1)"], ["crop_area=(0.5, 1.1) must be", "<= 1"]),
+        ([SYNTHETIC, f"{TEACHER}.augmentation.crop_ratio=(3.0,2.0)"], ["crop_ratio=(3.0, 2.0) must be two numbers"]),
+        ([SYNTHETIC, f"{TEACHER}.augmentation.flip=1.5"], ["training.teacher.augmentation.flip=1.5", "from 0 to 1"]),
+        ([SYNTHETIC, f"{STUDENT}.augmentation.grey=-0.1"], ["augmentation.grey=-0.1 must be from 0 to 1"]),
+        ([SYNTHETIC, f"{STUDENT}.augmentation.channel_shuffle=2.0"], ["channel_shuffle=2.0 must be from 0 to 1"]),
+        *(
+            ([SYNTHETIC, f"{STUDENT}.augmentation.{name}=-0.5"], [f"augmentation.{name}=-0.5 must be at least 0"])
+            for name in ("gain", "offset", "gamma", "depth_noise")
+        ),
+        ([SYNTHETIC, f"{STUDENT}.freeze=(('[','train'),)"], ["training.student.freeze=", "regular expression"]),
+        ([SYNTHETIC, f"{STUDENT}.freeze=(('backbone/.*','train'),)"], ["embedding/bias", "exactly one freeze rule"]),
+        ([SYNTHETIC, f"{STUDENT}.freeze=(('.*','freeze'),)"], ["training.student.freeze leaves nothing to train"]),
+        ([SYNTHETIC, f"{TEACHER}.batch_size=12"], ["training.teacher.batch_size=12", "multiple of the 8 devices"]),
+        ([ONE_STREAM, "--config.training.one_stream.batch_size=24"], ["batch_size=24 must be a multiple of 16"]),
         (["--config=configs/distill.py:biwi"], ["'biwi_rgbd_id' has no builder"]),
     ],
 )
 def test_one_line_names_the_value_and_the_mend(capsys, tmp_path, arguments, words):
-    workdir = [f"--workdir={tmp_path / 'run'}"] if "missing" not in words[0] else []
+    workdir = [f"--workdir={tmp_path / 'run'}"] if "--workdir is missing" not in words else []
     line = refused(capsys, *arguments, *workdir)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def get_config():\n    raise RuntimeError\n", ["RuntimeError"]),
+        ("def get_config():\n    raise RuntimeError('first\\n\\nlast\\n')\n", ["config.py: last"]),
+        ("config = 1\n", ["must define get_config()"]),
+        ("def get_config():\n    return {}\n", ["must define get_config()"]),
+        ("def get_config(:\n", ["invalid syntax"]),
+    ],
+)
+def test_config_file_that_gives_no_configuration(capsys, tmp_path, content, words):
+    (tmp_path / "config.py").write_text(content)
+    line = refused(capsys, f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}")
     for word in words:
         assert word in line
 
@@ -69,18 +140,27 @@ def test_workdir_that_cannot_be_written(capsys, tmp_path):
 def test_workdir_of_another_configuration(capsys, tmp_path, tiny_data_dir):
     run = [SYNTHETIC, f"--workdir={tmp_path}", f"--config.dataset.data_dir={tiny_data_dir}", "--stages=student"]
     refused(capsys, *run)  # claims the folder, then stops at the missing teacher
-    before = (tmp_path / "config.json").read_bytes()
-    line = refused(capsys, *run, "--config.training.teacher.steps=7")
-    assert "another configuration's run (training.teacher.steps is 800 there, 7 here)" in line
-    assert (tmp_path / "config.json").read_bytes() == before
+    (tmp_path / "stages").mkdir()
+    content = (tmp_path / "config.json").read_bytes()
+    line = refused(capsys, *run, f"{TEACHER}.steps=7")
+    steps = json.loads(content)["training"]["teacher"]["steps"]
+    assert f"another configuration's run (training.teacher.steps is {steps} there, 7 here)" in line
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_configuration_that_computed_nothing_leaves_the_workdir_free(capsys, tmp_path):
+    run = [SYNTHETIC, f"--workdir={tmp_path}", "--stages=student"]
+    assert "stage teacher is not done" in refused(capsys, *run)
+    assert "stage teacher is not done" in refused(capsys, *run, f"{TEACHER}.steps=7")
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["teacher"]["steps"] == 7
 
 
 def test_workdir_with_other_files(capsys, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     line = refused(capsys, SYNTHETIC, f"--workdir={tmp_path}")
     assert "thesis.tex" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "thesis.tex").read_text() == "precious"
-    assert not (tmp_path / "config.json").exists()
 
 
 def test_workdir_in_use(capsys, tmp_path):

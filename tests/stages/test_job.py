@@ -90,6 +90,12 @@ def test_a_run_leaves_what_is_documented(finished):
     results = json.loads((workdir / "results.json").read_text())
     assert results["schema"] == 1
     assert results["protocol"] == "cross_camera"
+    dataset = json.loads((workdir / "dataset.json").read_text())
+    assert (results["dataset"], results["dataset_fingerprint"]) == (dataset["name"], dataset["fingerprint"])
+    assert len(results["dataset_fingerprint"]) == 16
+    for stage in ("teacher", "student"):
+        chosen = json.loads((workdir / "stages" / f"{stage}.json").read_text())["step"]
+        assert (workdir / "checkpoints" / stage / str(chosen)).is_dir()
     assert set(results["results"]) == set(DIRECTIONS) == set(results["chance"])
     for direction in DIRECTIONS:
         scores = results["results"][direction]

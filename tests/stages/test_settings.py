@@ -3,6 +3,7 @@
 import pathlib
 import re
 import runpy
+import sys
 
 import pytest
 
@@ -66,12 +67,48 @@ def test_one_stream_trains_as_long_as_teacher_and_student_together():
     assert cli._load("configs/one_stream.py").training.one_stream.steps == both.teacher.steps + both.student.steps
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_can_be_read_from_any_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if pathlib.Path(one) != path.parents[1]])
+    for name in ("configs", "configs.distill"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert cli._load(str(path)).stages[-1] == "report"
+
+
+def reversed_config() -> dict:
+    """An RGB teacher and a depth student."""
+    config = cli._load("configs/distill.py").to_dict()
+    config["training"]["teacher"] |= {"modality": "rgb", "score": "eval/rgb_to_rgb/mAP"}
+    config["training"]["student"] |= {"modality": "depth", "score": "eval/depth_to_rgb/rank1"}
+    config["encoders"] = {"rgb": "teacher", "depth": "student"}
+    return config
+
+
+def test_the_other_direction_of_distillation_can_be_chosen():
+    settings = read_settings(reversed_config(), tuple(STAGES))
+    assert settings.directions("teacher") == (("rgb", "rgb"),)
+    assert settings.directions("student") == (("depth", "rgb"), ("rgb", "depth"))
+
+
+def test_the_last_checkpoint_can_be_chosen_instead_of_a_score():
+    config = reversed_config()
+    config["training"]["student"]["score"] = ""
+    assert read_settings(config, tuple(STAGES)).training["student"].score == ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda config: config["training"]["teacher"].pop("steps"), "training.teacher.steps is missing"),
         (lambda config: config["evaluation"].update(rule="x"), "evaluation.rule is unknown"),
         (lambda config: config["encoders"].update(rgb="nobody"), "encoders.rgb='nobody' is unknown"),
+        (lambda config: config["encoders"].update(infrared="teacher"), "must be given for rgb and depth"),
+        (lambda config: config["model"].update(num_identities=3), "config.model.num_identities is unknown"),
+        (lambda config: config["training"].pop("teacher"), "config.training.teacher is missing"),
+        (lambda config: config["training"].update(third=config["training"]["teacher"]), "config.training='third'"),
+        (lambda config: config.update(mesh={"fsdp": 1}), "config.mesh is unknown; config has: method"),
+        (lambda config: config["input"].update(height="tall"), "config.input.height='tall' must be at least 16"),
     ],
 )
 def test_a_config_file_with_a_fault_is_refused(change, message):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +38,10 @@ class Runner:
     def __call__(self, folder, plan=_PLAN, evaluate=lambda *_: {"eval/score": 0.5}, optimizer=None, schedule=None):
         optimizer = optimizer or make_optimizer(_SPEC, plan.steps)
         state = create_state(jax.random.key(1), self.params, {}, self.batch_stats, optimizer)
-        record = Record(folder)
-        try:
-            with Checkpoints(folder / "checkpoints") as checkpoints:
-                schedule = schedule or make_schedule(_SPEC, plan.steps)
-                arguments = (plan, state, self.objective, optimizer, schedule, self.batches, evaluate)
-                return jax.device_get(loop.train(*arguments, checkpoints, record, self.mesh))
-        finally:
-            record.close()
+        schedule = schedule or make_schedule(_SPEC, plan.steps)
+        arguments = (plan, state, self.objective, optimizer, schedule, self.batches, evaluate)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            return jax.device_get(loop.train(*arguments, checkpoints, Record(folder), self.mesh))
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +169,62 @@ def test_a_finished_run_does_nothing(network, uninterrupted, tmp_path):
     assert lines(tmp_path) == before
 
 
-def test_a_signal_at_the_last_step_lets_the_stage_finish(counter, tmp_path):
+def test_a_signal_at_the_last_step_stops_the_run_after_its_checkpoint(counter, tmp_path):
+    plan, calls = dataclasses.replace(_PLAN, score=""), []
+
     def evaluate(params, _):
-        if float(params["w"]) == 6:
+        calls.append(float(params["w"]))
+        if params["w"] == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    assert float(counter(tmp_path, evaluate=evaluate, optimizer=optax.sgd(1.0)).trainable["w"]) == 6
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 6/6 of stage teacher, which is saved"):
+        counter(tmp_path, plan, evaluate, optax.sgd(1.0))
+    assert steps(tmp_path) == [6]
+    assert float(counter(tmp_path, plan, evaluate, optax.sgd(1.0)).trainable["w"]) == 6
+    assert calls == [3, 6]  # the second run had nothing to do
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_stops_the_run(counter, tmp_path, monkeypatch):
+    wait = Checkpoints.wait
+
+    def signalled(checkpoints):
+        if signal.getsignal(signal.SIGINT) is not before:  # within the loop's guard
+            os.kill(os.getpid(), signal.SIGINT)
+        wait(checkpoints)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Checkpoints, "wait", signalled)
+    with pytest.raises(Interrupted, match="stopped by SIGINT after step 6/6"):
+        counter(tmp_path, dataclasses.replace(_PLAN, score=""), lambda *_: {}, optax.sgd(1.0))
+    assert steps(tmp_path) == [6]
+
+
+def test_a_stopped_run_has_its_events_on_disk(counter, tmp_path):
+    def evaluate(params, _):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"eval/score": 0.5}
+
+    with pytest.raises(Interrupted):
+        counter(tmp_path, evaluate=evaluate, optimizer=optax.sgd(1.0))
+    (events,) = (tmp_path / "tensorboard" / "teacher").iterdir()
+    content = events.read_bytes()
+    assert content.count(b"loss") == 2  # steps 2 and 3
+    assert content.count(b"eval/score") == 1
+
+
+def test_the_rate_is_that_of_steps_and_is_left_out_where_none_was_timed(counter, tmp_path):
+    def evaluate(*_):
+        time.sleep(1.0)
+        return {"eval/score": 0.5}
+
+    plan = dataclasses.replace(_PLAN, log_every=1, evaluate_every=2)
+    counter(tmp_path, plan, evaluate, optax.sgd(1.0))
+    text = (tmp_path / "metrics.jsonl").read_text()
+    rates = {line["step"]: line.get("images_per_s") for line in map(json.loads, text.splitlines()) if "loss" in line}
+    assert rates[1] is None  # it compiles
+    assert rates[2] > 0
+    assert rates[6] > 8 * 5 / 2.0  # with the two validations before it, it would be below
 
 
 def test_the_score_selects_the_checkpoint(counter, tmp_path):
@@ -215,7 +261,7 @@ def test_what_is_not_finite_is_never_saved(counter, tmp_path, broken, message):
     runner = Runner(
         broken_from(5 if "loss" in message else 6, broken), counter.params, {}, counter.batches, counter.mesh
     )
-    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=2)
+    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=2, score="")
     with pytest.raises(InputError, match=message) as caught:
         runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0), optax.constant_schedule(1.0))
     assert "lower its learning rate" in str(caught.value)
@@ -244,7 +290,7 @@ def test_a_stop_does_not_save_what_is_not_finite(counter, tmp_path):
             return next(self.iterator)
 
     runner.batches = Stopping(iter(counter.batches))
-    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=4)
+    plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=4, score="")
     with pytest.raises(InputError, match="the loss is nan at step 6"):
         runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0))
     assert steps(tmp_path) == [4]

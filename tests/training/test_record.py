@@ -54,10 +54,19 @@ def test_events_lie_beside_in_a_folder_per_stage(record, tmp_path):
     record.rewind("teacher", 0)
     record.write("teacher", 1, {"loss": 0.5})
     record.write("student", 1, {"accuracy": 0.5})
-    record.flush()
+    record.close()
     for stage, name in [("teacher", b"loss"), ("student", b"accuracy")]:
         (events,) = (tmp_path / "tensorboard" / stage).iterdir()
         assert name in events.read_bytes()
+
+
+def test_leaving_the_context_brings_all_events_to_disk(tmp_path):
+    with Record(tmp_path) as record:
+        record.rewind("teacher", 0)
+        for step in range(1, 31):
+            record.write("teacher", step, {"loss": 0.5})
+    (events,) = (tmp_path / "tensorboard" / "teacher").iterdir()
+    assert events.read_bytes().count(b"loss") == 30
 
 
 def test_writing_goes_on_after_close(record):

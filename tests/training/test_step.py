@@ -172,7 +172,7 @@ def test_one_and_eight_devices_give_equal_states(tiny_model, network, batch, mes
     objective = objectives.identity_objective(tiny_model, _SPEC, "rgb", augmentation)
     optimizer = make_optimizer(OptimizerSpec(learning_rate=0.02), 4)
     found = []
-    for mesh in (mesh_of(1), mesh_of(8, 2)):
+    for mesh in (mesh_of(1), mesh_of(8)):
         state = jax.device_put(start(network, optimizer), replicated(mesh))
         step = jax.jit(make_step(objective, optimizer))
         rows = shard_batch(batch, mesh)

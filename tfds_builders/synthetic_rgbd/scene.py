@@ -94,13 +94,11 @@ def sample_frames(config: SyntheticRgbdConfig, split: str, index: np.ndarray) ->
     height = _camera_column(config.used_cameras, camera, "height_m")
     shapes = _to_camera(world, rotation, height)
     intrinsics = _crop(config, shapes, draws)
-    clutter = _to_camera(_clutter_shapes(rec), rotation, height)
-    shapes = _joined(shapes, clutter)
-    recording_id = (people.person_ids(config, split, index[row]) * cameras + camera) * 2 + kind
+    shapes = _joined(shapes, _to_camera(_clutter_shapes(rec), rotation, height))
     labels = {
         "person_id": persons.person_id[row],
         "camera_id": camera,
-        "recording_id": recording_id,
+        "recording_id": (people.person_ids(config, split, index[row]) * cameras + camera) * 2 + kind,
         "recording_type": np.where(kind == 1, WALKING, STANDING),
         "frame_id": instant,
         "clothes_id": outfit["clothes_id"],

@@ -1,0 +1,92 @@
+"""Who may use a workdir, for what configuration and data, and what its marks say."""
+
+import errno
+import fcntl
+import json
+
+import pytest
+
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.stages.workdir import Workdir
+
+
+def test_foreign_files_are_left_as_they_are(tmp_path):
+    (tmp_path / ".lock").write_text("of another program")
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"holds other files \(notes\.txt"):
+        Workdir(tmp_path)
+    assert (tmp_path / ".lock").read_text() == "of another program"
+
+
+def test_a_refused_folder_gets_no_lock(tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(InputError):
+        Workdir(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_lock_that_is_there_is_not_emptied(tmp_path):
+    (tmp_path / ".lock").write_text("kept")
+    with Workdir(tmp_path):
+        assert (tmp_path / ".lock").read_text() == "kept"
+
+
+def test_two_runs_cannot_share_a_workdir(tmp_path):
+    with Workdir(tmp_path), pytest.raises(InputError, match="in use by another run"):
+        Workdir(tmp_path)
+    Workdir(tmp_path).__exit__()
+
+
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with Workdir(tmp_path) as workdir:
+        workdir.claim({"seed": 0})
+    assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("begun", ["stages", "checkpoints", None])
+def test_another_configuration_is_refused_once_something_was_computed(tmp_path, begun):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim({"seed": 0, "dataset": {"name": "people", "data_dir": "here"}})
+        workdir.claim({"seed": 0, "dataset": {"name": "people", "data_dir": "there"}})  # places may change
+        other = {"seed": 1, "dataset": {"name": "people"}}
+        if begun:
+            (tmp_path / begun).mkdir()
+            with pytest.raises(InputError, match=r"another configuration's run \(seed is 0 there, 1 here\)"):
+                workdir.claim(other)
+        else:
+            workdir.claim(other)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == (0 if begun else 1)
+
+
+@pytest.mark.parametrize("begun", ["stages", "checkpoints", None])
+def test_other_data_are_refused_once_something_was_computed(tmp_path, begun):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim({})
+        workdir.claim_dataset("people/tiny/1.0.0", "abc")
+        if begun:
+            (tmp_path / begun).mkdir()
+            workdir.claim_dataset("people/tiny/1.0.0", "abc")
+            with pytest.raises(InputError, match=r"other data \(fingerprint is 'abc' there, 'xyz' here\)"):
+                workdir.claim_dataset("people/tiny/1.0.0", "xyz")
+        else:
+            workdir.claim_dataset("people/tiny/1.0.0", "xyz")
+    wanted = {"name": "people/tiny/1.0.0", "fingerprint": "abc" if begun else "xyz"}
+    assert json.loads((tmp_path / "dataset.json").read_text()) == wanted
+
+
+def test_marks(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        with pytest.raises(InputError, match=r"stage teacher is not done .* run it first \(--stages=teacher\)"):
+            workdir.require("teacher")
+        workdir.finish("teacher", 12.34, 800)
+        workdir.finish("report", 1.0)
+        assert workdir.require("teacher")["step"] == 800
+        assert "step" not in workdir.require("report")
+        assert workdir.seconds() == {"teacher": 12.3, "report": 1.0}
+        workdir.reopen("teacher")
+        assert not workdir.finished("teacher")
+        assert workdir.finished("report")
