@@ -36,7 +36,7 @@ SHALLOW_FREEZE = (
     (r"backbone/layer[34]_\d+/.*", "freeze"),
     (r"(embedding|embedding_bn)/.*", "freeze"),
 )
-# All but the head: what the small network does best with (validation people, SHALLOW_FREEZE beside it: docs/results.md).
+# All but the head trains: chosen for the small network on validation people, beside SHALLOW_FREEZE (docs/results.md).
 HEAD_FREEZE = (
     (r"backbone/.*", "train"),
     (r"(embedding|embedding_bn)/.*", "freeze"),
