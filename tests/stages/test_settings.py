@@ -23,7 +23,8 @@ def settings_of(path: str):
 def test_docstring_gives_the_exact_command(path):
     text = runpy.run_path(str(path))["__doc__"]
     assert f"python -m rgbd_reid_jax.main --config=configs/{path.name} --workdir=" in text
-    assert re.search(r"Expected result and wall time", text)
+    for word in ("Expected result", "Hardware", "Wall time"):
+        assert word in text
 
 
 @pytest.mark.parametrize(
