@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from typing import Any
 
@@ -28,6 +29,9 @@ from rgbd_reid_jax.models.network import Model  # noqa: E402
 from rgbd_reid_jax.models.resnet import RESNETS, ResNetSpec  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts jobs in the background with SIGINT ignored, and children inherit that; tests send it on purpose.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags
 
 

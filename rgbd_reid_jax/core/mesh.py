@@ -1,7 +1,7 @@
 """The device mesh: one global batch over all devices, parameters replicated.
 
 Batches are sharded over the mesh's one axis, `data`; jit then makes batch-norm statistics and losses
-global, so a result does not depend on the number of devices.
+global, so a result does not depend on the number of devices beyond rounding.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """The training loop of every stage.
 
 Two invariants. The state after step n depends on the configuration, the data and n alone: batches are a
-function of the position, random numbers of (key, step). On the CPU with the same number of devices that
-holds bit for bit; another number of devices sums in another order, so it changes the rounding, and an
+function of the position, random numbers of (key, step). On a CPU with the same number of cores and devices
+that holds bit for bit; another number sums in another order, so it changes the rounding, and an
 accelerator repeats itself as far as its own operations do. And no step waits for the host: figures are
 read only when a line is due.
 """
