@@ -67,7 +67,8 @@ def run_export(job: Job) -> None:
         _publish(card, job.workdir.export)
         program = job.workdir.export / f"{modality}.stablehlo"
         mib = program.stat().st_size / 2**20
-        say("export", f"{program} ({mib:.1f} MiB), in a clean process within {difference:.1e} of the live model")
+        met = f"in a clean process {difference:.1e} from the live model, {allowed:.1e} allowed"
+        say("export", f"{program} ({mib:.1f} MiB), {met}")
 
 
 def cpu_device() -> Any:
