@@ -17,7 +17,8 @@ Arguments (`--config=configs/distill.py:NAME`):
 - `NAME/CONFIG`: any builder config, such as `synthetic_rgbd/medium_128x64`.
 
 Deviation (synthetic_rgbd only): AdamW with one cycle instead of SGD, a squared error between unit vectors
-instead of a plain sum, colour augmentation of the student's image, and no dropout: at 64x32 and some hundred
+instead of a plain sum, all but the head training in the student instead of the layers up to layer2, colour
+augmentation of the student's image, and no dropout: at 64x32 and some hundred
 steps the paper's recipe (100 epochs from ImageNet weights) is far from converged.
 """
 
