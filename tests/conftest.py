@@ -72,6 +72,7 @@ def random_records(count: int, height: int = 16, width: int = 8) -> list[dict[st
         record = dict.fromkeys(LABELS, np.int32(0))
         record |= {"person_id": np.int32(10 + 5 * person), "camera_id": np.int32(index // 4 % 2)}
         record |= {"recording_id": np.int32(index // 4), "frame_id": np.int32(index), "clothes_id": np.int32(person)}
+        record["modalities"] = np.int32(3)
         rgb = random.integers(0, 60, (height, width, 3))
         rgb[:, person * width // 4 : (person + 1) * width // 4] += 180
         depth = random.integers(2000, 2100, (height, width, 1))

@@ -11,10 +11,13 @@ import tensorflow_datasets as tfds
 STANDING = 1
 WALKING = 2
 RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
+RGB = 1
+DEPTH = 2
+PAIRED = RGB | DEPTH
 
 
-def frame_features() -> tfds.features.FeaturesDict:
-    """The features of one frame.
+def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.FeaturesDict:
+    """The features of one frame; `extra` adds what one dataset alone has.
 
     - `rgb` uint8 [H, W, 3]: colour crop.
     - `depth` uint16 [H, W, 1]: depth crop in millimetres along the optical axis, 0 = invalid.
@@ -31,6 +34,8 @@ def frame_features() -> tfds.features.FeaturesDict:
     - `intrinsics` float32 [4]: (fx, fy, cx, cy) of the stored images in pixels; pixel centres lie at
       integer + 0.5, so the pixel (row, column) with depth Z lies at
       ((column + 0.5 - cx) Z / fx, (row + 0.5 - cy) Z / fy, Z). Zeros where unknown.
+    - `modalities` int32: the sum of `RGB` and `DEPTH` as far as they were recorded; an image that was
+      not is stored as zeros.
     """
     image = tfds.features.Image
     return tfds.features.FeaturesDict(
@@ -46,5 +51,7 @@ def frame_features() -> tfds.features.FeaturesDict:
             "clothes_id": tfds.features.Scalar(np.int32),
             "person_box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "modalities": tfds.features.Scalar(np.int32),
+            **extra,
         }
     )

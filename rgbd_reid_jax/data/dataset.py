@@ -18,7 +18,7 @@ import numpy as np
 from rgbd_reid_jax.core.errors import InputError
 
 IMAGES = ("rgb", "depth", "mask")
-LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
+LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id", "modalities")
 DATASETS = ("synthetic_rgbd",)
 CACHES = ("host", "none")
 

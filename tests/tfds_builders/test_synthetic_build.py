@@ -91,7 +91,7 @@ def test_records_hold_what_the_schema_says(tiny_data_dir):
 
 
 def test_nothing_but_the_dataset_is_left(tiny_data_dir):
-    assert sorted(p.name for p in _folder(tiny_data_dir).iterdir()) == [".lock-1.0.0", "1.0.0"]
+    assert sorted(p.name for p in _folder(tiny_data_dir).iterdir()) == [".lock-1.1.0", "1.1.0"]
 
 
 def test_reading_and_building_need_no_tensorflow(tmp_path):
@@ -106,7 +106,7 @@ def test_reading_and_building_need_no_tensorflow(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("synthetic_rgbd/tiny-seed3/1.0.0")
+    assert done.stdout.strip().endswith("synthetic_rgbd/tiny-seed3/1.1.0")
 
 
 KILLED = f"""
@@ -130,7 +130,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, tiny_data_dir, render
     assert done.returncode == -signal.SIGKILL
     left = sorted(p.name for p in _folder(tmp_path).iterdir())
     assert any(name.startswith("incomplete.") for name in left)
-    assert "1.0.0" not in left
+    assert "1.1.0" not in left
     # One of the chunks that were written is damaged as well.
     kept = _folder(tmp_path) / f"rendering-{fingerprint(named_config('tiny'))}"
     assert len(list(kept.iterdir())) == 4
@@ -141,7 +141,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, tiny_data_dir, render
 
     resumed = prepare("tiny", tmp_path)
     assert rendered == [("train", 2), ("validation", 2), ("test", 0), ("test", 2)]
-    assert sorted(p.name for p in _folder(tmp_path).iterdir()) == [".lock-1.0.0", "1.0.0"]
+    assert sorted(p.name for p in _folder(tmp_path).iterdir()) == [".lock-1.1.0", "1.1.0"]
     output, errors = capsys.readouterr()
     assert "64 of 112 frames were rendered before" in output
     assert "frame 112/112  100 %" in output
@@ -165,7 +165,7 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing_that_is_trusted(tmp_path, mo
     if isinstance(failure, OSError):
         assert "is full" in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert not list(_folder(tmp_path).glob("1.0.0"))
+    assert not list(_folder(tmp_path).glob("1.1.0"))
     assert not list(_folder(tmp_path).glob("incomplete.*"))
     monkeypatch.setattr(files, "write_bytes", original)
     del rendered[:]

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from tfds_builders.schema import PAIRED
 from tfds_builders.synthetic_rgbd import render, scene, sensor
 from tfds_builders.synthetic_rgbd.config import SyntheticRgbdConfig, fingerprint
 from tfds_builders.synthetic_rgbd.draws import exact
@@ -48,7 +49,8 @@ class Chunk:
         """Frame `index` as `schema.frame_features` wants it."""
         example: dict[str, Any] = {name: self.images[name][index] for name in IMAGES}
         example |= {name: self.labels[name][index] for name in LABELS}
-        return example | {"person_box": self.person_box[index], "intrinsics": self.intrinsics[index]}
+        example |= {"person_box": self.person_box[index], "intrinsics": self.intrinsics[index]}
+        return example | {"modalities": np.int32(PAIRED)}
 
 
 def render_arrays(

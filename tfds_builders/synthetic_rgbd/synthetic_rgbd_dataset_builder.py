@@ -20,8 +20,8 @@ _STAGE = "dataset"
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Procedural RGB-D people before simulated cameras; see docs/synthetic_rgbd.md."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Frames say which modalities were recorded."}
     BUILDER_CONFIGS = list(config_lib.CONFIGS)
     DEFAULT_BUILDER_CONFIG_NAME = "quick"
 
