@@ -219,7 +219,7 @@ def test_changed_code_or_knobs_under_an_old_name_are_refused(tiny_data_dir, monk
     from tfds_builders.synthetic_rgbd import config as config_lib
 
     monkeypatch.setattr(config_lib, "RENDERER_VERSION", config_lib.RENDERER_VERSION + 1)
-    with pytest.raises(InputError, match=r"tiny/1\.0\.0 was built with fingerprint .* delete .* and run again"):
+    with pytest.raises(InputError, match=r"tiny/1\.1\.0 was built with fingerprint .* delete .* and run again"):
         prepare("tiny", tiny_data_dir)
 
 
