@@ -34,6 +34,7 @@ def prepare(
     bytes_needed: int = 0,
     file_format: str = "array_record",
     stage: str = "dataset",
+    manual_dir: pathlib.Path | None = None,
 ) -> Built:
     """Builds a dataset, or verifies and reuses the one in `folder`.
 
@@ -44,6 +45,7 @@ def prepare(
         bytes_needed: free disk space without which building is not started.
         file_format: the TFDS file format.
         stage: the name in progress lines.
+        manual_dir: where the user's own files lie, for a dataset that is made of them.
 
     Returns:
         The builder, ready to read.
@@ -63,7 +65,8 @@ def prepare(
             files.write_text(marker, fingerprint + "\n")
             builder = _quietly_made(make_builder)
             with progress_bars_off():
-                builder.download_and_prepare(file_format=file_format)
+                config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+                builder.download_and_prepare(file_format=file_format, download_config=config)
             counts = count_records(builder)
             write_manifest(folder, fingerprint, counts)
             marker.unlink()

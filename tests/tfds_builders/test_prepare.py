@@ -31,7 +31,7 @@ class FakeBuilder:
         self.folder, self.failure, self.built = folder, failure, 0
         self.info, self.splits = self, {}
 
-    def download_and_prepare(self, file_format):
+    def download_and_prepare(self, file_format, download_config):
         assert not tqdm_utils._active
         if self.failure:
             raise self.failure

@@ -1,0 +1,1 @@
+"""What builders of datasets that real cameras recorded share: frames in a tree, reading, cropping, converting."""

@@ -1,0 +1,319 @@
+"""The TFDS builder that all recorded datasets share: scan the tree, read frames in processes, keep what was read.
+
+A subclass says how a tree is understood (`scan`) and a module-level function reads one frame (`read`). Frames are read
+in chunks by a pool of processes, a few chunks ahead of the writer, so memory does not grow with the tree; chunks are
+kept on disk until the dataset is whole, so a build that was killed goes on.
+"""
+
+import abc
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.progress import Progress, say
+from tfds_builders import chunks, knobs, schema
+from tfds_builders import prepare as prepare_lib
+from tfds_builders.recorded import tree
+from tfds_builders.recorded.frames import SPLITS, BadFrame, Finding, Frame, Scan
+
+FILE_FORMAT = "array_record"
+READER_VERSION = 1
+"""Raise this whenever the same files and knobs give other records: it is part of every fingerprint."""
+_STAGE = "dataset"
+_FRAMES_PER_CHUNK = 64
+_FRAMES_WORTH_A_POOL = 1000
+_SHOWN_FINDINGS = 5
+
+Read = Callable[[pathlib.Path, Frame, dict[str, Any]], dict[str, Any]]
+"""(root, frame, knob values) to the frame's features but its labels; raises BadFrame or InputError."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class RecordedConfig(tfds.core.BuilderConfig):
+    """What all recorded datasets let one choose."""
+
+    height: int = knobs.knob(256, 16, 1024, "rows of the stored crops")
+    width: int = knobs.knob(128, 8, 1024, "columns of the stored crops")
+    split_seed: int = knobs.knob(0, 0, 2**31 - 1, "seed of the split where none is published with the files")
+    bad_frames: str = knobs.choice(
+        "skip", ("skip", "fail"), "what becomes of a frame that cannot be used: left out and listed, or the build stops"
+    )
+    bad_share: float = knobs.knob(0.2, 0.0, 1.0, "greatest share of frames that may be left out; more stop the build")
+
+
+class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Subclasses set `read`, `scan`, BUILDER_CONFIGS, and may add features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar[str]
+    read: ClassVar[Any]
+    """A `Read`, wrapped in staticmethod."""
+    workers: int = 0
+    """Processes that read frames; 0 takes one per core where the tree is large, else none but this one."""
+
+    @property
+    def builder_config(self) -> Any:
+        return super().builder_config
+
+    @abc.abstractmethod
+    def scan(self, root: pathlib.Path, paths: list[str]) -> Scan:
+        """Understands a tree without reading an image.
+
+        Args:
+            root: the folder that the user gave.
+            paths: all files below it, `tree.listing`.
+
+        Raises:
+            InputError: it is no such tree.
+        """
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Features that this dataset alone has."""
+        return {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        metadata = {"fingerprint": fingerprint(self.name, config), "knobs": knobs.knob_values(config)}
+        return self.dataset_info_from_configs(
+            features=schema.frame_features(**self.extra_features()),
+            supervised_keys=None,
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+
+    def source(self, dl_manager: tfds.download.DownloadManager) -> pathlib.Path:
+        """The folder that holds the tree; datasets that can be downloaded do it here."""
+        try:
+            return pathlib.Path(dl_manager.manual_dir)
+        except AssertionError as error:  # TFDS: the folder does not exist or is empty
+            raise InputError(
+                f"{self.name} needs files of yours: {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}"
+            ) from error
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        root = self.source(dl_manager)
+        paths = tree.listing(root)
+        scan = self.scan(root, paths)
+        check_scan(root, scan)
+        source = tree.fingerprint(root, paths)
+        metadata: Any = self.info.metadata  # set in _info
+        metadata.update(scan.metadata, source_fingerprint=source, findings=[])
+        config = self.builder_config
+        parent = pathlib.Path(self.data_dir_root) / self.name / config.name
+        prepare_lib.check_free_space(parent, 10 * config.height * config.width * sum(map(len, scan.frames.values())))
+        store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{source}")
+        reading = _Reading(self, root, scan, store, self._building)
+        return {split: reading.examples(split) for split in SPLITS if scan.frames.get(split)}
+
+    def _generate_examples(self, **kwargs: Any) -> Any:
+        raise NotImplementedError("_split_generators returns the examples itself")
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """As TFDS does it; the chunks are deleted when the dataset is whole."""
+        with contextlib.ExitStack() as self._building:
+            super().download_and_prepare(**kwargs)
+        parent = pathlib.Path(self.data_dir_root) / self.name / self.builder_config.name
+        chunks.ChunkStore(parent, "").remove()
+
+
+def fingerprint(name: str, config: RecordedConfig) -> str:
+    """16 hexadecimal digits that change with any knob and with the reading code."""
+    return knobs.digest({"reader": READER_VERSION, "dataset": name, "knobs": knobs.knob_values(config)})[:16]
+
+
+def check_scan(root: pathlib.Path, scan: Scan) -> None:
+    """Raises InputError unless there are people to train and every person is in one split.
+
+    Args:
+        root: the tree, for messages.
+        scan: what was understood of it.
+    """
+    if not any(scan.frames.values()):
+        raise InputError(f"--manual_dir={root} holds no frame that could be used; run the check on it to see why")
+    seen: dict[int, str] = {}
+    for split, frames in scan.frames.items():
+        for frame in frames:
+            if seen.setdefault(frame.person_id, split) != split:
+                other = seen[frame.person_id]
+                raise InputError(
+                    f"{root / frame.file}: person {frame.person_id} is in split {other} and in {split}; "
+                    "move all of them to one"
+                )
+
+
+class _Reading:
+    """Reads the frames of all splits once, chunk by chunk, in order; `building` ends its processes."""
+
+    def __init__(
+        self,
+        builder: RecordedBuilder,
+        root: pathlib.Path,
+        scan: Scan,
+        store: chunks.ChunkStore,
+        building: contextlib.ExitStack,
+    ):
+        self._builder, self._root, self._scan, self._store = builder, root, scan, store
+        self._building = building
+        self._config = builder.builder_config
+        self._total = sum(len(frames) for frames in scan.frames.values())
+        self._done, self._findings = 0, list(scan.findings)
+        self._progress = Progress(_STAGE, self._total, unit="frame", items="frames")
+
+    def examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        frames = self._scan.frames[split]
+        parts = [frames[start : start + _FRAMES_PER_CHUNK] for start in range(0, len(frames), _FRAMES_PER_CHUNK)]
+        key = bad = 0
+        for examples in self._chunks(split, parts):
+            for example in examples:
+                if "finding" in example:
+                    self._findings.append(Finding(**example["finding"]))
+                    bad += 1
+                else:
+                    yield key, example
+                    key += 1
+            self._done += len(examples)
+            self._progress.update(self._done)
+        self._report(split, bad, len(frames))
+
+    def _chunks(self, split: str, parts: Sequence[Sequence[Frame]]) -> Iterator[list[dict[str, Any]]]:
+        """Chunks in order: from the store, or read by the pool at most twice as many ahead as it has processes."""
+        knob_values = knobs.knob_values(self._config)
+        arguments = [(self._builder.read, self._root, part, knob_values) for part in parts]
+        submit, width = self._pool
+        waiting: collections.deque = collections.deque()
+        upcoming = 0
+        for number in range(len(parts)):
+            while upcoming < len(parts) and len(waiting) < 2 * width:
+                there = self._store.get(f"{split}-{upcoming:06d}")
+                waiting.append(there if there is not None else submit(_read_chunk, *arguments[upcoming]))
+                upcoming += 1
+            chunk = waiting.popleft()
+            if not isinstance(chunk, list):
+                content = chunk.result()
+                self._store.put(f"{split}-{number:06d}", content)
+                chunk = chunks.unpack(content) or []
+            yield chunk
+
+    @functools.cached_property
+    def _pool(self) -> tuple[Callable[..., Any], int]:
+        return self._building.enter_context(_pool(self._builder.workers, self._total))
+
+    def _report(self, split: str, bad: int, total: int) -> None:
+        """Says what was left out of a split; InputError where it is too much."""
+        if not bad:
+            self._keep()
+            return
+        listed = self._findings[-bad:]
+        for finding in listed[:_SHOWN_FINDINGS]:
+            say(_STAGE, f"left out: {finding.file}: {finding.words}")
+        if bad > _SHOWN_FINDINGS:
+            say(_STAGE, f"left out: {bad - _SHOWN_FINDINGS} more frames of {split}; the check lists them all")
+        share = bad / total
+        if share > self._config.bad_share or bad == total:
+            raise InputError(
+                f"{bad} of the {total} frames of split {split} cannot be used (first: {self._root / listed[0].file}: "
+                f"{listed[0].words}); mend the files, or allow it with the knob bad_share={min(share + 0.005, 1.0):.2f}"
+            )
+        self._keep()
+
+    def _keep(self) -> None:
+        metadata: Any = self._builder.info.metadata
+        metadata["findings"] = [dataclasses.asdict(finding) for finding in self._findings]
+
+
+@contextlib.contextmanager
+def _pool(workers: int, frames: int) -> Iterator[tuple[Callable[..., Any], int]]:
+    """(submit, number of processes); a small tree is read in this process, for a pool takes seconds to start."""
+    count = workers or (os.cpu_count() or 1 if frames >= _FRAMES_WORTH_A_POOL else 1)
+    if count == 1:
+        yield _Now, 1
+        return
+    # Not forked: the process may hold JAX's threads.
+    executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    try:
+        yield executor.submit, count
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+class _Now:
+    """A future that is done in this process when its result is asked for."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self._function, self._arguments = function, arguments
+
+    def result(self) -> Any:
+        return self._function(*self._arguments)
+
+
+_LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
+
+
+def _read_chunk(read: Read, root: pathlib.Path, frames: Sequence[Frame], knob_values: dict[str, Any]) -> bytes:
+    """The packed examples of some frames; one that cannot be used gives {"finding": ...} instead.
+
+    Raises:
+        InputError: a frame has what no frame of such a tree should have, or cannot be used and the config says "fail".
+    """
+    examples: list[dict[str, Any]] = []
+    for frame in frames:
+        try:
+            example = read(root, frame, knob_values)
+        except BadFrame as bad:
+            if knob_values["bad_frames"] == "fail":
+                raise InputError(
+                    f"{root / bad.finding.file}: {bad.finding.words}; mend or remove it, or say bad_frames='skip'"
+                ) from bad
+            examples.append({"finding": dataclasses.asdict(bad.finding)})
+            continue
+        examples.append({**{name: getattr(frame, name) for name in _LABELS}, **example})
+    return chunks.pack(examples)
+
+
+def prepare(
+    kind: type[RecordedBuilder],
+    config: RecordedConfig,
+    data_dir: str | os.PathLike[str],
+    manual_dir: str | os.PathLike[str] | None = None,
+    *,
+    workers: int = 0,
+) -> Any:
+    """Builds a recorded dataset below `data_dir`, or checks and reuses the one there.
+
+    Args:
+        kind: the builder's class.
+        config: a config of it.
+        data_dir: the TFDS data folder; the dataset lies in `<name>/<config>/<version>` below it.
+        manual_dir: the tree; not needed where the dataset is there already.
+        workers: processes that read frames; 0 chooses.
+
+    Raises:
+        InputError: the tree cannot be used, no space, or the files below `data_dir` are damaged or other data.
+    """
+    data_dir = pathlib.Path(data_dir).expanduser()
+    root = None if manual_dir in (None, "") else pathlib.Path(manual_dir).expanduser().absolute()
+
+    def make() -> RecordedBuilder:
+        builder = kind(config=config, data_dir=str(data_dir))
+        builder.workers = workers
+        return builder
+
+    return prepare_lib.prepare(
+        make,
+        data_dir / kind.name / config.name / str(kind.VERSION),
+        fingerprint=fingerprint(kind.name, config),
+        file_format=FILE_FORMAT,
+        stage=_STAGE,
+        manual_dir=root,
+    )
