@@ -76,10 +76,15 @@ class NormMode:
     running: frozenset[str] = frozenset()
 
 
-def batch_norm(path: tuple[str, ...], name: str, mode: NormMode, dtype: Any) -> nn.BatchNorm:
-    """The batch norm `name` of the module at `path`; momentum and epsilon as torchvision's."""
+def batch_norm(path: tuple[str, ...], name: str, mode: NormMode, dtype: Any, *, use_bias: bool = True) -> nn.BatchNorm:
+    """The batch norm `name` of the module at `path`; momentum and epsilon as torchvision's.
+
+    Deviation: running variances are those of the batch, torchvision's are unbiased: n / (n - 1) times as large.
+    """
     running = not mode.train or "/".join((*path, name)) in mode.running
-    return nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    return nn.BatchNorm(
+        use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, use_bias=use_bias, name=name
+    )
 
 
 class _Block(nn.Module):
@@ -115,11 +120,13 @@ class ResNet(nn.Module):
         spec: its shape.
         last_stride: stride of the last stage, 2 as published or 1 for a finer map; None keeps the spec's.
         dtype: of the computation; parameters stay float32.
+        remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     spec: ResNetSpec
     last_stride: int | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: NormMode) -> jax.Array:
@@ -131,12 +138,13 @@ class ResNet(nn.Module):
         if spec.stem_pool:
             padding: Any = ((1, 1), (1, 1))  # Flax takes it, but its default, a string, is all a checker sees
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+        kind: Any = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         for stage, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
             stride = spec.strides[stage]
             if self.last_stride is not None and stage == len(spec.blocks) - 1:
                 stride = self.last_stride
             for index in range(count):
-                block = _Block(
+                block = kind(
                     width, stride if index == 0 else 1, spec.bottleneck, self.dtype, name=f"layer{stage + 1}_{index}"
                 )
                 x = block(x, mode)

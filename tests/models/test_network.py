@@ -11,6 +11,8 @@ from flax import traverse_util
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.models.network import Model
+from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet
+from rgbd_reid_jax.models.vit import VITS, ViTSpec
 
 _KEY = jax.random.key(0)
 
@@ -139,8 +141,91 @@ def test_initialisation_is_a_function_of_the_key(network):
     [
         ({"backbone": "vgg"}, r"model\.backbone='vgg' is unknown; choose one of: small, resnet18"),
         ({"compute_dtype": "float16"}, r"model\.compute_dtype='float16' is unknown; choose float32 or bfloat16"),
+        ({"neck": "long"}, r"model\.neck='long' is unknown; choose one of: paper, triplet, bnneck"),
+        ({"pool": "max"}, r"model\.pool='max' is unknown; choose one of: average, gem, cls"),
+        ({"pool": "cls"}, r"small has no class token; choose average or gem"),
+        ({"embedding_dim": 0}, r"embedding_dim=0 needs model\.neck='bnneck', not 'paper'"),
     ],
 )
 def test_unknown_choices_are_named(change, message):
     with pytest.raises(InputError, match=message):
         Model(**{"backbone": "small", **change})
+
+
+def test_gem_is_the_generalised_mean_of_the_map(network):
+    model, _, _, images, _ = network
+    gem = dataclasses.replace(model, pool="gem", neck="bnneck", embedding_dim=0)
+    fresh, stats = jax.jit(gem.init, static_argnums=(1, 2))(_KEY, 16, 8)
+    assert float(fresh["gem_power"]) == 3.0
+    average = dataclasses.replace(gem, pool="average")
+
+    def feature(one, power):
+        tree = {**fresh, "gem_power": jnp.float32(power)} if one is gem else {**fresh}
+        tree = {name: leaf for name, leaf in tree.items() if one is gem or name != "gem_power"}
+        return np.asarray(jax.jit(one.train)(tree, stats, images, _KEY)[0].feature)
+
+    np.testing.assert_allclose(feature(gem, 1.0), feature(average, 0), atol=1e-5)
+    module = ResNet(RESNETS["tiny"])
+    variables = {"params": fresh["backbone"], "batch_stats": stats["backbone"]}
+    output: Any = jax.jit(lambda v, x: module.apply(v, x, NormMode(True), mutable=["batch_stats"]))(variables, images)
+    x = np.maximum(np.asarray(output[0], np.float64), 1e-6)
+    np.testing.assert_allclose(feature(gem, 3.0), (x**3).mean((1, 2)) ** (1 / 3), atol=1e-5)
+
+
+def test_bnneck_normalises_the_feature_without_shift_and_classifies_without_bias(network):
+    model, _, _, images, _ = network
+    neck = dataclasses.replace(model, neck="bnneck")
+    params, stats = jax.jit(neck.init, static_argnums=(1, 2))(_KEY, 16, 8)
+    assert set(params["embedding_bn"]) == {"scale"}
+    assert set(params["classifier"]) == {"kernel"}
+    output, _ = jax.jit(neck.train)(params, stats, images, _KEY)
+    feature = np.asarray(output.feature, np.float64)
+    assert feature.shape == (8, 8)
+    expected = (feature - feature.mean(0)) / np.sqrt(feature.var(0) + 1e-5)
+    np.testing.assert_allclose(output.embedding, expected, atol=1e-3)
+    np.testing.assert_allclose(output.logits, np.asarray(output.dropped) @ params["classifier"]["kernel"], atol=1e-5)
+
+
+def test_the_triplet_neck_ends_in_a_plain_dense_layer(network):
+    model, _, _, images, _ = network
+    neck = dataclasses.replace(model, neck="triplet", num_identities=None)
+    params, stats = jax.jit(neck.init, static_argnums=(1, 2))(_KEY, 16, 8)
+    assert params["embedding"]["kernel"].shape[1] == 1024
+    assert params["embedding_out"]["kernel"].shape == (1024, 8)
+    embedding = np.asarray(jax.jit(neck.embed)(params, stats, images))
+    assert embedding.min() < 0 < embedding.max(), "no rectifier at the end"
+
+
+def test_recomputing_blocks_changes_neither_outputs_nor_gradients(network):
+    model, params, batch_stats, images, _ = network
+    again = dataclasses.replace(model, remat=True)
+    assert jax.tree.structure(jax.eval_shape(lambda: again.init(_KEY, 16, 8))) == jax.tree.structure(
+        (params, batch_stats)
+    )
+
+    def loss(one):
+        def of(tree):
+            output, _ = one.train(tree, batch_stats, images, _KEY)
+            return (output.logits**2).sum() + (output.embedding**2).sum()
+
+        return jax.jit(jax.value_and_grad(of))(params)
+
+    plain, recomputed = loss(model), loss(again)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, recomputed)
+
+
+def test_a_vision_transformer_makes_embeddings_and_says_which_sizes_fit():
+    VITS["tiny14"] = ViTSpec(1, 12, 2)
+    try:
+        model = Model("tiny14", embedding_dim=4, pool="cls", num_identities=3, remat=True)
+        params, stats = jax.jit(model.init, static_argnums=(1, 2))(_KEY, 28, 14)
+        assert params["backbone"]["pos_embed"].shape == (1, 3, 12)
+        images = jnp.ones((2, 28, 14, 3))
+        output, _ = jax.jit(model.train)(params, stats, images, _KEY)
+        assert output.embedding.shape == (2, 4)
+        with pytest.raises(InputError, match="tiny14 needs multiples of 14; say 252x126"):
+            model.init(_KEY, 256, 128)
+        half = dataclasses.replace(model, compute_dtype="bfloat16", pool="average")
+        assert jax.eval_shape(half.embed, params, stats, images).dtype == jnp.float32
+    finally:
+        del VITS["tiny14"]
