@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
-from rgbd_reid_jax.metrics.ranking import as_chance, as_results, by_clothes, rank
+from rgbd_reid_jax.metrics.ranking import as_chance, as_results, groups, intervals, rank
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -24,18 +24,22 @@ def rank_directions(sets: Mapping[str, Embeddings], protocol: str) -> dict[str, 
         protocol: exclusion rule.
 
     Returns:
-        {"results": {direction: {"mAP", "rank1", "rank5", "rank10"}}, "chance": the same under a random order,
-        "queries": {direction: {"num_query", "num_query_skipped", "num_gallery", "tie_rate"}},
-        "clothes": {direction: {"same_clothes": ..., "changed_clothes": ...}}}; scores are fractions of 1.
+        {"results": {direction: {"mAP", "rank1", "rank5", "rank10", "mAP_trapezoid", "mINP"}}, "intervals": {direction:
+        {"mAP": [low, high], "rank1": ...}}, 95 % over persons, "chance": {direction: {"mAP", "rank1", "rank5",
+        "rank10"}} under a random order, "queries": {direction: {"num_query", "num_query_skipped", "num_gallery",
+        "tie_rate"}}, and per kind of `groups`, such as "clothes", {direction: {group: scores}}; fractions of 1.
     """
-    found: dict[str, Any] = {"results": {}, "chance": {}, "queries": {}, "clothes": {}}
+    found: dict[str, Any] = {"results": {}, "intervals": {}, "chance": {}, "queries": {}}
     for direction, (query, gallery) in DIRECTIONS.items():
         result = rank(sets[query], sets[gallery], protocol)
-        found["results"][direction] = as_results(result)
+        more = {"mAP_trapezoid": result.mean_ap_trapezoid, "mINP": result.mean_inp}
+        found["results"][direction] = as_results(result) | more
+        found["intervals"][direction] = intervals(result, sets[query].person_id)
         found["chance"][direction] = as_chance(result)
         counts = ("num_query", "num_query_skipped", "num_gallery", "tie_rate")
         found["queries"][direction] = {name: getattr(result, name) for name in counts}
-        found["clothes"][direction] = by_clothes(sets[query], sets[gallery], protocol)
+        for kind, scores in groups(result, sets[query], sets[gallery]).items():
+            found.setdefault(kind, {})[direction] = scores
     return found
 
 

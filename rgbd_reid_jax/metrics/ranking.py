@@ -1,64 +1,57 @@
-"""Ranking metrics: which gallery items count, the rank of each positive, AP, CMC and their values by chance.
+"""Exclusion rules, and the scores of one direction under a rule.
 
-For one query with valid gallery items (those the protocol keeps) and positives (valid items of its person):
-
-    rank of the k-th nearest positive = k + #{valid items of other persons at the same distance or closer}
-    AP = (1/m) sum_k k / rank_k      (step AP; its trapezoid twin is never higher)
-
-Tie rule: a tie between persons counts against the positive, and tied positives take consecutive ranks. So no order of
-the gallery changes a score, and a collapsed model scores the worst its ranking allows instead of a lucky order.
-Ranks are counted, not sorted: a block of queries costs one matrix product and one pass, O(block x gallery) memory.
+A rule says which gallery items a query never sees. Ranks come from `ranks`, whose tie rule counts a tie between persons
+against the positive; scores from `scores`. A query without a positive is skipped and counted, and so is the reason: its
+person is not in the gallery, or the rule dropped all of its positives.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.metrics import dense, scores
+from rgbd_reid_jax.metrics.bootstrap import interval
 from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.ranks import Ranks, Side, positive_ranks
+
+_TWO_CAMERAS = "record each person with at least two cameras, or rank with twin_excluded or recording_excluded"
+_TYPES = {0: "unknown", 1: "standing", 2: "walking"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Rule:
     """Which gallery items a query never sees.
 
     Attributes:
         words: what is dropped, to print beside results.
         mend: what to change when nothing is left.
-        drops: maps (query, rows, gallery) to bool [len(rows), num_gallery], True where the item is dropped.
+        columns: an item is dropped that equals the query in all of these columns of `Embeddings`.
     """
 
     words: str
     mend: str
-    drops: Callable[[Embeddings, np.ndarray, Embeddings], np.ndarray]
+    columns: tuple[str, ...]
 
 
-def _same(field: str, query: Embeddings, rows: np.ndarray, gallery: Embeddings) -> np.ndarray:
-    """bool [len(rows), num_gallery]: the query's `field` equals the gallery item's."""
-    return getattr(query, field)[rows, None] == getattr(gallery, field)[None]
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "cross_camera": Protocol(
-        "gallery items of the query's camera are dropped",
-        "record each person with at least two cameras, or rank with twin_excluded or recording_excluded",
-        lambda *args: _same("camera_id", *args),
-    ),
-    "market": Protocol(
+RULES: dict[str, Rule] = {
+    "market": Rule(
         "gallery items of the query's person seen by the query's camera are dropped",
-        "record each person with at least two cameras, or rank with twin_excluded or recording_excluded",
-        lambda *args: _same("person_id", *args) & _same("camera_id", *args),
+        _TWO_CAMERAS,
+        ("person_id", "camera_id"),
     ),
-    "twin_excluded": Protocol(
+    "cross_camera": Rule("gallery items of the query's camera are dropped", _TWO_CAMERAS, ("camera_id",)),
+    "twin_excluded": Rule(
         "the gallery item of the query's own instant (same recording and frame) is dropped",
         "give each person at least two frames",
-        lambda *args: _same("recording_id", *args) & _same("frame_id", *args),
+        ("recording_id", "frame_id"),
     ),
-    "recording_excluded": Protocol(
+    "recording_excluded": Rule(
         "gallery items of the query's recording are dropped",
         "give each person at least two recordings, or rank with twin_excluded",
-        lambda *args: _same("recording_id", *args),
+        ("recording_id",),
     ),
 }
 
@@ -69,255 +62,118 @@ class RankingResult:
 
     Attributes:
         mean_ap: mean of the step AP, in 0..1.
+        mean_ap_trapezoid: mean of the trapezoid AP.
+        mean_inp: mean of the inverse negative penalty.
         cmc: float64 [max_rank]; cmc[k - 1] is the share of queries whose first positive has rank <= k.
         ap: float64 [num_query], NaN where skipped.
         first_hit_rank: int64 [num_query], from 1; 0 where skipped.
-        skipped: bool [num_query], no positive is left after the protocol's exclusion.
+        skipped: bool [num_query], no positive is left after the rule's exclusion.
         num_query: all queries, the skipped ones included.
         num_query_skipped: how many of them are skipped.
+        num_query_absent: skipped, because their person is not in the gallery at all; the rule skipped the others.
         num_gallery: gallery items before exclusion.
         tie_rate: share of the (query, positive) pairs at exactly the distance of a valid item of another person.
         chance_mean_ap: exact expectation of mean_ap under a random order of each query's valid gallery.
         chance_cmc: float64 [max_rank], the same for cmc.
         protocol: the exclusion rule's name.
+        ranks: what all of it was computed from.
     """
 
     mean_ap: float
+    mean_ap_trapezoid: float
+    mean_inp: float
     cmc: np.ndarray
     ap: np.ndarray
     first_hit_rank: np.ndarray
     skipped: np.ndarray
     num_query: int
     num_query_skipped: int
+    num_query_absent: int
     num_gallery: int
     tie_rate: float
     chance_mean_ap: float
     chance_cmc: np.ndarray
     protocol: str
-
-
-def squared_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances, float64 [Q, G] >= 0, of embeddings [Q, D] and [G, D].
-
-    |q|^2 + |g|^2 - 2 qg falls below zero for near-duplicates; it is clamped.
-    """
-    query, gallery = query.astype(np.float64), gallery.astype(np.float64)
-    distance = query @ gallery.T
-    distance *= -2.0
-    distance += np.einsum("qd,qd->q", query, query)[:, None]
-    distance += np.einsum("gd,gd->g", gallery, gallery)[None]
-    return np.maximum(distance, 0.0, out=distance)
-
-
-def valid_items(query: Embeddings, gallery: Embeddings, protocol: str, rows: np.ndarray | None = None) -> np.ndarray:
-    """bool [len(rows), num_gallery]: the gallery items that `protocol` leaves to the queries `rows` (default: all).
-
-    Raises:
-        InputError: an unknown protocol.
-    """
-    rows = np.arange(len(query)) if rows is None else rows
-    return ~_protocol(protocol).drops(query, rows, gallery)
+    ranks: Ranks
 
 
 def rank(
-    query: Embeddings, gallery: Embeddings, protocol: str, *, max_rank: int = 20, block: int = 512
+    query: Embeddings,
+    gallery: Embeddings,
+    protocol: str,
+    *,
+    metric: str = "euclidean",
+    max_rank: int = 20,
+    **engine: Any,
 ) -> RankingResult:
-    """Ranks the gallery for every query by Euclidean distance.
+    """Ranks the gallery for every query.
 
     Args:
         query: the queries.
         gallery: what they are compared with; may be the same set.
-        protocol: a key of `PROTOCOLS`.
+        protocol: a key of `RULES`.
+        metric: "euclidean", "cosine" or "gated".
         max_rank: length of the CMC curve.
-        block: queries per matrix product; memory grows with block x num_gallery, scores change by rounding at most.
+        engine: block sizes, mesh and stage of `ranks.positive_ranks`; none of them changes a score.
 
     Raises:
-        InputError: an unknown protocol, an empty side, different widths, or no query has a positive.
+        InputError: an unknown rule, an empty side, different widths, a key is missing, or no query has a positive.
     """
-    return _rank(query, gallery, protocol, max_rank, block, lambda rows: np.True_)
+    check(query, gallery, protocol)
+    if max_rank < 1:
+        raise InputError(f"max_rank={max_rank} must be at least 1")
+    found = positive_ranks(*sides(query, gallery, protocol, metric), metric=metric, **engine)
+    return score(found, query, gallery, protocol, max_rank=max_rank)
 
 
-def by_clothes(
-    query: Embeddings, gallery: Embeddings, protocol: str, *, max_rank: int = 20, block: int = 512
-) -> dict[str, dict[str, float]]:
-    """Scores for positives in the same clothes as the query and, apart, in changed clothes.
+def score(found: Ranks, query: Embeddings, gallery: Embeddings, protocol: str, *, max_rank: int = 20) -> RankingResult:
+    """Scores of ranks in which the rule's items have no part.
 
-    For either group the other group's positives are dropped from the gallery; other persons stay.
-
-    Returns:
-        {"same_clothes": {"mAP", "rank1", "rank5", "rank10", "num_query"}, "changed_clothes": {...}} as fractions of 1;
-        a group without any query that has such a positive is left out.
+    Raises:
+        InputError: no query has a positive; the message says what removed them.
     """
-    groups = {}
-    for name, wanted in (("same_clothes", True), ("changed_clothes", False)):
-
-        def keep(rows: np.ndarray, wanted: bool = wanted) -> np.ndarray:
-            return ~_same("person_id", query, rows, gallery) | (_same("clothes_id", query, rows, gallery) == wanted)
-
-        try:
-            result = _rank(query, gallery, protocol, max_rank, block, keep)
-        except _NoPositive:
-            continue
-        groups[name] = {**as_results(result), "num_query": result.num_query - result.num_query_skipped}
-    return groups
-
-
-def nearest(
-    query: Embeddings, gallery: Embeddings, query_index: np.ndarray, protocol: str, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest valid gallery items of some queries, for rank lists; ties are shown in gallery order.
-
-    Args:
-        query_index: int [n], rows of `query`.
-        k: how many; where fewer are valid the index is -1 and the distance infinite.
-
-    Returns:
-        int64 [n, k] rows of `gallery` and float64 [n, k] Euclidean distances, nearest first.
-    """
-    _check_sides(query, gallery)
-    query_index = np.asarray(query_index, np.int64)
-    index, distance = np.full((len(query_index), k), -1, np.int64), np.full((len(query_index), k), np.inf)
-    distances = _Distances(query.embedding[query_index], gallery.embedding)(slice(None))
-    distances[~valid_items(query, gallery, protocol, query_index)] = np.inf
-    for row, values in enumerate(distances):
-        order = np.argsort(values, kind="stable")[:k]
-        order = order[np.isfinite(values[order])]
-        index[row, : len(order)], distance[row, : len(order)] = order, np.sqrt(values[order])
-    return index, distance
-
-
-def as_results(result: RankingResult) -> dict[str, float]:
-    """{"mAP", "rank1", "rank5", "rank10"} as fractions of 1; a CMC shorter than k gives its last value."""
-    return _summary(result.mean_ap, result.cmc)
-
-
-def as_chance(result: RankingResult) -> dict[str, float]:
-    """`as_results` of a random order of the same gallery."""
-    return _summary(result.chance_mean_ap, result.chance_cmc)
-
-
-def chance_average_precision(num_positive: np.ndarray, num_valid: np.ndarray) -> np.ndarray:
-    """E[AP] of m positives in a random order of n items: (m - 1)/(n - 1) + (n - m)/(n (n - 1)) H_n; 1 for n = 1.
-
-    Args:
-        num_positive: int [Q], 1 <= m <= n.
-        num_valid: int [Q].
-
-    Returns:
-        float64 [Q].
-    """
-    m, n = np.asarray(num_positive, np.float64), np.asarray(num_valid, np.float64)
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, int(n.max()) + 1))])[n.astype(np.int64)]
-    others = np.maximum(n - 1.0, 1.0)
-    return np.where(n == 1, 1.0, (m - 1.0) / others + (n - m) / (n * others) * harmonic)
-
-
-def chance_hit_rate(num_positive: np.ndarray, num_valid: np.ndarray, max_rank: int) -> np.ndarray:
-    """P(a positive within the first k) of a random order: 1 - C(n - m, k) / C(n, k), float64 [Q, max_rank], k >= 1."""
-    m, n = np.asarray(num_positive, np.float64)[:, None], np.asarray(num_valid, np.float64)[:, None]
-    drawn = np.arange(max_rank)[None]
-    miss = np.maximum(n - m - drawn, 0.0) / np.maximum(n - drawn, 1.0)
-    return 1.0 - np.cumprod(miss, axis=1)
-
-
-class _NoPositive(InputError):
-    """No query has a positive."""
-
-
-class _Distances:
-    """Squared distances of query blocks to the whole gallery, equal for equal gallery rows wherever they stand.
-
-    A matrix product may round equal columns differently by their place; so each distinct row is multiplied once, in an
-    order that depends on the rows alone. Without it a permuted gallery could break ties.
-    """
-
-    def __init__(self, query: np.ndarray, gallery: np.ndarray):
-        rows = np.ascontiguousarray(gallery + np.float32(0.0))  # -0.0 becomes 0.0: equal rows are equal bytes
-        if rows.shape[1] == 0:
-            raise InputError("the embeddings have width 0; evaluate again with a model that has an output")
-        keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
-        _, first, self._inverse = np.unique(keys, return_index=True, return_inverse=True)
-        self._query, self._gallery = query, rows[first].astype(np.float64)
-
-    def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """float64 [len(rows), num_gallery]."""
-        return squared_distances(self._query[rows], self._gallery)[:, self._inverse]
-
-
-def _rank(query, gallery, protocol, max_rank, block, keep) -> RankingResult:
-    """`rank` where `keep(rows)`, bool [len(rows), num_gallery], drops more items than the protocol does."""
-    _check_sides(query, gallery)
-    if max_rank < 1 or block < 1:
-        raise InputError(f"max_rank={max_rank} and block={block} must be at least 1")
-    rule, num_query = _protocol(protocol), len(query)
-    num_valid, num_positive, num_tied = (np.zeros(num_query, np.int64) for _ in range(3))
-    first_hit_rank, ap = np.zeros(num_query, np.int64), np.full(num_query, np.nan)
-    distances = _Distances(query.embedding, gallery.embedding)
-    for rows in _blocks(num_query, block):
-        same = _same("person_id", query, rows, gallery)
-        valid = ~rule.drops(query, rows, gallery) & keep(rows)
-        num_valid[rows], num_positive[rows] = valid.sum(1), (valid & same).sum(1)
-        if not num_positive[rows].any():
-            continue
-        for row, distance, positive, other in zip(rows, distances(rows), valid & same, valid & ~same, strict=True):
-            if num_positive[row]:
-                ranks, num_tied[row] = _positive_ranks(distance[positive], distance[other])
-                ap[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
-                first_hit_rank[row] = ranks[0]
-    skipped = num_positive == 0
+    skipped = found.num_positive == 0
+    absent = ~np.isin(query.person_id, gallery.person_id)
     if skipped.all():
-        raise _NoPositive(_why_empty(query, gallery, protocol))
+        raise InputError(_why_empty(len(query), int(absent.sum()), len(gallery), protocol))
+    ap, first = scores.average_precision(found), scores.first_hit_rank(found)
     scored = ~skipped
-    hits = np.bincount(np.minimum(first_hit_rank[scored], max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1]
+    num_positive, num_valid = found.num_positive[scored], found.num_valid[scored]
     return RankingResult(
         mean_ap=float(ap[scored].mean()),
-        cmc=np.cumsum(hits) / scored.sum(),
+        mean_ap_trapezoid=float(scores.average_precision_trapezoid(found)[scored].mean()),
+        mean_inp=float(scores.inverse_negative_penalty(found)[scored].mean()),
+        cmc=scores.cmc(first, max_rank),
         ap=ap,
-        first_hit_rank=first_hit_rank,
+        first_hit_rank=first,
         skipped=skipped,
-        num_query=num_query,
+        num_query=len(query),
         num_query_skipped=int(skipped.sum()),
+        num_query_absent=int(absent.sum()),
         num_gallery=len(gallery),
-        tie_rate=float(num_tied.sum() / num_positive.sum()),
-        chance_mean_ap=float(chance_average_precision(num_positive[scored], num_valid[scored]).mean()),
-        chance_cmc=chance_hit_rate(num_positive[scored], num_valid[scored], max_rank).mean(0),
+        tie_rate=scores.tie_rate(found),
+        chance_mean_ap=float(scores.chance_average_precision(num_positive, num_valid).mean()),
+        chance_cmc=scores.chance_hit_rate(num_positive, num_valid, max_rank).mean(0),
         protocol=protocol,
+        ranks=found,
     )
 
 
-def _positive_ranks(positive: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ranks, int64 [m] ascending from 1, of the positives among `other`, and how many positives tie with an other.
-
-    Args:
-        positive: float64 [m], distances of the query's positives, m >= 1.
-        other: float64 [n - m], distances of the valid items of other persons.
-    """
-    positive = np.sort(positive)
-    m = len(positive)
-    ahead_or_tied = np.bincount(np.searchsorted(positive, other, "left"), minlength=m + 1)[:m].cumsum()
-    ahead = np.bincount(np.searchsorted(positive, other, "right"), minlength=m + 1)[:m].cumsum()
-    return ahead_or_tied + np.arange(1, m + 1), int((ahead_or_tied > ahead).sum())
+def check(query: Embeddings, gallery: Embeddings, protocol: str) -> None:
+    """Raises InputError unless the two sets can be compared under a rule."""
+    if protocol not in RULES:
+        raise InputError(f"unknown protocol {protocol!r}; choose one of {', '.join(RULES)}")
+    check_sides(query, gallery)
+    for items in (query, gallery):
+        for key in RULES[protocol].columns:
+            items.column(key, f"protocol {protocol}")
 
 
-def _summary(mean_ap: float, cmc: np.ndarray) -> dict[str, float]:
-    at = {k: float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)}
-    return {"mAP": float(mean_ap), "rank1": at[1], "rank5": at[5], "rank10": at[10]}
-
-
-def _blocks(num_query: int, block: int) -> Iterator[np.ndarray]:
-    for start in range(0, num_query, block):
-        yield np.arange(start, min(start + block, num_query))
-
-
-def _protocol(name: str) -> Protocol:
-    if name not in PROTOCOLS:
-        raise InputError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
-
-
-def _check_sides(query: Embeddings, gallery: Embeddings) -> None:
-    if not len(query) or not len(gallery):
-        raise InputError(f"{len(query)} queries and {len(gallery)} gallery items: both need at least one; add images")
+def check_sides(query: Embeddings, gallery: Embeddings) -> None:
+    """Raises InputError for an empty side or different widths."""
+    for items, name in ((query, "queries"), (gallery, "gallery items")):
+        if not len(items):
+            raise InputError(f"{items.source} holds 0 {name}; both sides need at least one: add images")
     if query.embedding.shape[1] != gallery.embedding.shape[1]:
         raise InputError(
             f"query embeddings have width {query.embedding.shape[1]}, gallery embeddings {gallery.embedding.shape[1]}; "
@@ -325,17 +181,130 @@ def _check_sides(query: Embeddings, gallery: Embeddings) -> None:
         )
 
 
-def _why_empty(query: Embeddings, gallery: Embeddings, protocol: str) -> str:
+def sides(query: Embeddings, gallery: Embeddings, protocol: str, metric: str) -> tuple[Side, Side]:
+    """Both sides as the engine takes them: items that the rule drops share the query's `drop` code."""
+    columns = RULES[protocol].columns
+    labels = [np.stack([getattr(items, key) for key in columns], 1) for items in (query, gallery)]
+    code = np.unique(np.concatenate(labels), axis=0, return_inverse=True)[1].reshape(-1)
+    return dense.side(query, metric, code[: len(query)]), dense.side(gallery, metric, code[len(query) :])
+
+
+def valid_items(query: Embeddings, gallery: Embeddings, protocol: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """bool [len(rows), num_gallery]: the gallery items that a rule leaves to the queries `rows` (default: all).
+
+    Raises:
+        InputError: an unknown rule, or a missing key.
+    """
+    check(query, gallery, protocol)
+    rows = np.arange(len(query)) if rows is None else rows
+    equal = [getattr(query, key)[rows, None] == getattr(gallery, key)[None] for key in RULES[protocol].columns]
+    return ~np.logical_and.reduce(equal)
+
+
+def nearest(
+    query: Embeddings, gallery: Embeddings, query_index: np.ndarray, protocol: str, k: int, *, metric: str = "euclidean"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest valid gallery items of some queries, for rank lists; ties are shown in gallery order.
+
+    Args:
+        query: the queries.
+        gallery: what they are compared with.
+        query_index: int [n], rows of `query`.
+        protocol: a key of `RULES`.
+        k: how many; where fewer are valid the index is -1 and the distance infinite.
+        metric: as in `rank`.
+
+    Returns:
+        int64 [n, k] rows of `gallery` and float64 [n, k] distances, nearest first.
+    """
+    query_index = np.asarray(query_index, np.int64)
+    index, distance = np.full((len(query_index), k), -1, np.int64), np.full((len(query_index), k), np.inf)
+    valid = valid_items(query, gallery, protocol, query_index)
+    distances = np.where(valid, dense.matrix(query.take(query_index), gallery, metric), np.inf)
+    for row, values in enumerate(distances):
+        order = np.argsort(values, kind="stable")[:k]
+        order = order[np.isfinite(values[order])]
+        index[row, : len(order)], distance[row, : len(order)] = order, values[order]
+    return index, distance
+
+
+def groups(result: RankingResult, query: Embeddings, gallery: Embeddings) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores apart for kinds of positives; other persons stay in the gallery, and each positive counts in one group.
+
+    Args:
+        result: of `rank(query, gallery, ...)`.
+        query: the queries.
+        gallery: the gallery.
+
+    Returns:
+        {"clothes": {"same_clothes", "changed_clothes"}, "camera_pair": {"<query's>_to_<gallery's>"}, "recording_type":
+        {"standing", "walking", "unknown"; of the query}}, each with {"mAP", "rank1", "rank5", "rank10", "num_query"} as
+        fractions of 1; breakdowns whose key is missing and groups without a query are left out.
+    """
+    rows, items = result.ranks.query, result.ranks.positive
+    kinds: dict[str, tuple[np.ndarray, Callable[[int], str]]] = {}  # int [P] and the name of each number
+    if query.clothes_id is not None and gallery.clothes_id is not None:
+        changed = query.clothes_id[rows] != gallery.clothes_id[items]
+        kinds["clothes"] = changed.astype(np.int64), lambda code: ("same_clothes", "changed_clothes")[code]
+    seen_by, place = np.unique(query.camera_id, return_inverse=True)
+    cameras, other_place = np.unique(gallery.camera_id, return_inverse=True)
+    kinds["camera_pair"] = (
+        place[rows] * len(cameras) + other_place[items],
+        lambda code: f"{seen_by[code // len(cameras)]}_to_{cameras[code % len(cameras)]}",
+    )
+    if query.recording_type is not None:
+        kinds["recording_type"] = query.recording_type[rows], lambda code: _TYPES.get(code, f"type_{code}")
+    return {
+        kind: {name(int(code)): _group(result.ranks.keep(codes == code), len(result.cmc)) for code in np.unique(codes)}
+        for kind, (codes, name) in kinds.items()
+    }
+
+
+def as_results(result: RankingResult) -> dict[str, float]:
+    """{"mAP", "rank1", "rank5", "rank10"} as fractions of 1; a CMC shorter than k gives its last value."""
+    return summary(result.mean_ap, result.cmc)
+
+
+def as_chance(result: RankingResult) -> dict[str, float]:
+    """`as_results` of a random order of the same gallery."""
+    return summary(result.chance_mean_ap, result.chance_cmc)
+
+
+def intervals(result: RankingResult, person_id: np.ndarray, *, seed: int = 0) -> dict[str, list[float]]:
+    """95 % bootstrap intervals over persons, {"mAP": [low, high], "rank1": [low, high]}, of scores as fractions of 1.
+
+    Args:
+        result: of `rank`.
+        person_id: int64 [num_query], of the queries.
+        seed: of the resampling.
+    """
+    hit = np.where(result.skipped, np.nan, result.first_hit_rank == 1)
+    values = {"mAP": result.ap, "rank1": hit}
+    return {name: list(interval(value, person_id, seed=seed)) for name, value in values.items()}
+
+
+def summary(mean_ap: float, cmc: np.ndarray) -> dict[str, float]:
+    """{"mAP", "rank1", "rank5", "rank10"} of a mean AP and a CMC curve [K]; beyond its end it keeps its last value."""
+    at = {k: float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)}
+    return {"mAP": float(mean_ap), "rank1": at[1], "rank5": at[5], "rank10": at[10]}
+
+
+def _group(ranks: Ranks, max_rank: int) -> dict[str, float]:
+    first = scores.first_hit_rank(ranks)
+    found = summary(float(np.nanmean(scores.average_precision(ranks))), scores.cmc(first, max_rank))
+    return {**found, "num_query": int((first > 0).sum())}
+
+
+def _why_empty(num_query: int, absent: int, num_gallery: int, protocol: str) -> str:
     """One line: which rule left no query a positive, and the mend."""
-    rule = PROTOCOLS[protocol]
-    absent = int((~np.isin(query.person_id, gallery.person_id)).sum())
-    if absent == len(query):
+    if absent == num_query:
         return (
-            f"none of the {len(query)} queries' persons appears in the gallery ({len(gallery)} items), whatever the "
+            f"none of the {num_query} queries' persons appears in the gallery ({num_gallery} items), whatever the "
             "protocol; query and gallery need the same person_id for the same person: mend the split"
         )
+    rule = RULES[protocol]
     apart = f", besides {absent} whose person is not in the gallery" if absent else ""
     return (
-        f"protocol {protocol} ({rule.words}) leaves none of the {len(query)} queries a gallery item of its person"
-        f"{apart}; {rule.mend}"
+        f"protocol {protocol} ({rule.words}) leaves none of the {num_query} queries a gallery item of its "
+        f"person{apart}; {rule.mend}"
     )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.verification import Verification
 
 _SIZE_INCHES = (5.4, 3.7)
@@ -136,33 +137,24 @@ def histogram(same: np.ndarray, different: np.ndarray, verification: Verificatio
     return _both(draw)
 
 
-def embedding_map(rgb: np.ndarray, depth: np.ndarray, person_id: np.ndarray) -> Plot:
-    """The first two principal components of some persons' embeddings of both modalities.
-
-    Args:
-        rgb: float [N, D].
-        depth: float [N, D], row i the same instant as in `rgb`.
-        person_id: int [N].
-    """
-    points = np.concatenate([rgb, depth]).astype(np.float64)
+def embedding_map(rgb: Embeddings, depth: Embeddings) -> Plot:
+    """The first two principal components of some persons' embeddings of both modalities."""
+    points = np.concatenate([rgb.embedding, depth.embedding]).astype(np.float64)
     points = points - points.mean(0)
     left, singular, _ = np.linalg.svd(points, full_matrices=False)
     components = np.zeros((len(points), 2))
     components[:, : min(2, len(singular))] = (left * singular)[:, :2]
     variance = np.zeros(2)
     variance[: min(2, len(singular))] = (singular**2 / max(float((singular**2).sum()), 1e-300))[:2]
-    persons = np.unique(person_id)
+    persons = np.unique(np.concatenate([rgb.person_id, depth.person_id]))
 
     def draw(axes: Axes, theme: Theme) -> None:
         for place, person in enumerate(persons):
             colour = _person_colour(place, len(persons), theme)
-            rows = np.flatnonzero(person_id == person)
-            axes.scatter(
-                *components[rows].T, s=20, marker="o", color=colour, alpha=0.75, linewidths=0, label=f"{person}"
-            )
-            axes.scatter(
-                *components[len(rgb) + rows].T, s=20, marker="^", facecolors="none", edgecolors=[colour], linewidths=1.0
-            )
+            circles = components[: len(rgb)][rgb.person_id == person]
+            triangles = components[len(rgb) :][depth.person_id == person]
+            axes.scatter(*circles.T, s=20, marker="o", color=colour, alpha=0.75, linewidths=0, label=f"{person}")
+            axes.scatter(*triangles.T, s=20, marker="^", facecolors="none", edgecolors=[colour], linewidths=1.0)
         axes.set_xlabel(f"component 1 ({100 * variance[0]:.0f} % of variance)")
         axes.set_ylabel(f"component 2 ({100 * variance[1]:.0f} %)")
         modalities = [

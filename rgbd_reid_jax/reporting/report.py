@@ -9,7 +9,7 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.metrics import ranking, verification
+from rgbd_reid_jax.metrics import dense, ranking, verification
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 from rgbd_reid_jax.reporting import figures, page, strips
 from rgbd_reid_jax.reporting.strips import Frames
@@ -52,9 +52,9 @@ def write_report(
         results: the content of results.json, schema 1, scores as fractions of 1.
         config: the run's configuration, shown as JSON.
         metrics: lines of metrics.jsonl, {"stage", "step", "loss", ...}; may be empty.
-        query_sets: {"rgb", "depth"} embeddings of the test split; row i of both is the same instant.
-        frames: the images; row i belongs to row i of the embeddings.
-        protocol: a key of `ranking.PROTOCOLS`.
+        query_sets: {"rgb", "depth"} embeddings of the test split.
+        frames: the images; row i of a modality belongs to row i of its embeddings.
+        protocol: a key of `ranking.RULES`.
 
     Returns:
         The file.
@@ -84,22 +84,20 @@ def write_report(
 def _check(results, query_sets, frames, protocol) -> None:
     if results.get("schema") != _SCHEMA:
         raise InputError(f"results have schema {results.get('schema')!r}, expected {_SCHEMA}; evaluate again")
-    if protocol not in ranking.PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}; choose one of {', '.join(ranking.PROTOCOLS)}")
+    if protocol not in ranking.RULES:
+        raise InputError(f"unknown protocol {protocol!r}; choose one of {', '.join(ranking.RULES)}")
     if results.get("protocol", protocol) != protocol:
         raise InputError(f"results were ranked with protocol {results['protocol']!r}, not {protocol!r}; evaluate again")
     rgb, depth = query_sets["rgb"], query_sets["depth"]
-    if not len(rgb) == len(depth) == len(frames):
-        raise InputError(
-            f"{len(rgb)} RGB embeddings, {len(depth)} depth embeddings and {len(frames)} frames: row i of each must be "
-            "the same instant; embed the same test split again"
-        )
-    for key in ("person_id", "camera_id", "recording_id", "frame_id"):
-        differs = np.flatnonzero(getattr(rgb, key) != getattr(depth, key))
-        if len(differs):
+    for name, embeddings, images in (
+        ("RGB", rgb, frames.rgb),
+        ("depth", depth, frames.depth),
+        ("depth", depth, frames.mask),
+    ):
+        if len(embeddings) != len(images):
             raise InputError(
-                f"{key} of the RGB and depth embeddings differs in row {differs[0]} ({len(differs)} such rows): row "
-                "i of both must be the same instant; embed the same test split again"
+                f"{len(embeddings)} {name} embeddings and {len(images)} of their images: row i of both must be the "
+                "same; embed the same test split again"
             )
 
 
@@ -132,7 +130,7 @@ def _headline(title: str, results, ranked, protocol: str) -> str:
         "</header>"
         f'<div class="scroll"><table><thead><tr><th>query &rarr; gallery</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="faint">Protocol {page.escape(protocol)}: {page.escape(ranking.PROTOCOLS[protocol].words)}. '
+        f'<p class="faint">Protocol {page.escape(protocol)}: {page.escape(ranking.RULES[protocol].words)}. '
         "Step AP, Euclidean distance, ties count against the correct item. Skipped queries have no correct item left. "
         f"Chance is the exact expectation of a random order.</p>{notice}"
     )
@@ -153,7 +151,8 @@ def _ranking_plots(ranked, query_sets, protocol: str) -> str:
     curves.append(figures.Curve("chance, RGB \N{RIGHTWARDS ARROW} depth", curves[0].x, chance, ":", reference=True))
     same, different = _pair_distances(rgb, depth, protocol)
     rates = verification.verify(same, different, fpr=_FALSE_POSITIVE_RATE)
-    rows = _map_rows(rgb.person_id)
+    persons = _evenly(np.unique(np.concatenate([rgb.person_id, depth.person_id])), _MAP_PERSONS)
+    shown = {one.modality: one.take(_map_rows(one.person_id, persons)) for one in (rgb, depth)}
     return (
         '<div class="plots">'
         + page.plot(
@@ -173,9 +172,9 @@ def _ranking_plots(ranked, query_sets, protocol: str) -> str:
             _verification_words(rates, len(same), len(different)),
         )
         + page.plot(
-            figures.embedding_map(rgb.embedding[rows], depth.embedding[rows], rgb.person_id[rows]),
+            figures.embedding_map(shown["rgb"], shown["depth"]),
             "Embeddings of some persons on their first two principal components",
-            f"PCA of {len(np.unique(rgb.person_id[rows]))} persons, up to {_MAP_IMAGES} instants each; filled circle "
+            f"PCA of {len(persons)} persons, up to {_MAP_IMAGES} instants each; filled circle "
             "RGB, open triangle depth. Two separate clouds mean that the modalities are still apart.",
         )
         + "</div>"
@@ -199,19 +198,20 @@ def _pair_distances(query: Embeddings, gallery: Embeddings, protocol: str) -> tu
     """Euclidean distances of valid pairs of the same and of different persons; evenly spaced queries if too many."""
     count = max(1, min(len(query), _MAX_PAIRS // len(gallery)))
     rows = np.unique(np.linspace(0, len(query) - 1, count).round().astype(np.int64))
-    distance = np.sqrt(ranking.squared_distances(query.embedding[rows], gallery.embedding))
+    distance = dense.matrix(query.take(rows), gallery, "euclidean")
     valid = ranking.valid_items(query, gallery, protocol, rows)
     same = query.person_id[rows, None] == gallery.person_id[None]
     return distance[valid & same], distance[valid & ~same]
 
 
-def _map_rows(person_id: np.ndarray) -> np.ndarray:
-    """Rows of `_MAP_PERSONS` persons evenly over the ids, `_MAP_IMAGES` evenly over the rows of each."""
-    persons = _evenly(np.unique(person_id), _MAP_PERSONS)
+def _map_rows(person_id: np.ndarray, persons: np.ndarray) -> np.ndarray:
+    """`_MAP_IMAGES` rows of each of `persons`, evenly over theirs."""
     return np.concatenate([_evenly(np.flatnonzero(person_id == person), _MAP_IMAGES) for person in persons])
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    if not len(values):
+        return values
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64))]
 
 

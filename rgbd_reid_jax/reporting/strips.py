@@ -20,12 +20,12 @@ _HEIGHT = 128
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frames:
-    """The test images; row i belongs to row i of both modalities' embeddings.
+    """The test images; row i of a modality's images belongs to row i of its embeddings.
 
     Attributes:
         rgb: uint8 [N, H, W, 3].
-        depth: uint16 [N, H, W, 1] in mm; 0 is no reading.
-        mask: uint8 [N, H, W, 1]; the person is where it is not 0.
+        depth: uint16 [M, H, W, 1] in mm; 0 is no reading.
+        mask: uint8 [M, H, W, 1]; the person is where it is not 0.
     """
 
     rgb: np.ndarray
@@ -34,14 +34,11 @@ class Frames:
 
     def __post_init__(self):
         shape = self.rgb.shape
-        if self.rgb.ndim != 4 or shape[3] != 3 or not self.depth.shape == self.mask.shape == (*shape[:3], 1):
+        if self.rgb.ndim != 4 or shape[3] != 3 or not self.depth.shape[1:] == self.mask.shape[1:] == (*shape[1:3], 1):
             raise InputError(
                 f"frames: rgb {list(shape)}, depth {list(self.depth.shape)}, mask {list(self.mask.shape)}; "
-                "expected [N, H, W, 3], [N, H, W, 1] and [N, H, W, 1] of the same images"
+                "expected [N, H, W, 3], [M, H, W, 1] and [M, H, W, 1] of one size"
             )
-
-    def __len__(self) -> int:
-        return len(self.rgb)
 
     def thumbnail(self, row: int, modality: str) -> bytes:
         """PNG of one image at its own size, or reduced to `_HEIGHT` rows where it is larger."""
@@ -120,8 +117,8 @@ def rank_lists(
     """HTML of the worst, median and best queries of one direction.
 
     Args:
-        query: embeddings of the query modality; row i is frames row i.
-        gallery: embeddings of the other modality; row i is frames row i.
+        query: embeddings of the query modality; row i is row i of its images.
+        gallery: embeddings of the other modality; likewise.
         result: `ranking.rank(query, gallery, ...)`.
         frames: the images.
         count: queries per group.
@@ -150,8 +147,11 @@ def _strip(query, gallery, result, frames, row, items, distances) -> str:
         _cell(
             frames, row, query.modality, "", f"<b>query</b><br>camera {query.camera_id[row]}", f"query, person {person}"
         ),
-        _cell(frames, row, gallery.modality, "paired", "same instant", f"the query's {gallery.modality} image"),
     ]
+    twin = _twin(query, gallery, row)
+    if twin is not None:
+        description = f"the query's {gallery.modality} image"
+        cells.append(_cell(frames, twin, gallery.modality, "paired", "same instant", description))
     for place, (item, distance) in enumerate(zip(shown, distances, strict=False), start=1):
         other = int(gallery.person_id[item])
         kind, mark, words = ("same", "&#10003;", "same") if other == person else ("other", "&#10007;", "other")
@@ -159,6 +159,17 @@ def _strip(query, gallery, result, frames, row, items, distances) -> str:
         description = f"rank {place}: {words} person, person {other}, distance {distance:.3f}"
         cells.append(_cell(frames, item, gallery.modality, kind, caption, description))
     return f'<div class="strip"><p>{heading}</p><div class="row">{"".join(cells)}</div></div>'
+
+
+def _twin(query: Embeddings, gallery: Embeddings, row: int) -> int | None:
+    """The gallery's row of the query's own instant; None where it was not recorded, or instants are unknown."""
+    found = np.ones(len(gallery), bool)
+    for key in ("recording_id", "frame_id"):
+        own, others = getattr(query, key), getattr(gallery, key)
+        if own is None or others is None:
+            return None
+        found &= others == own[row]
+    return int(found.argmax()) if found.any() else None
 
 
 def _cell(frames: Frames, row: int, modality: str, kind: str, caption: str, description: str) -> str:

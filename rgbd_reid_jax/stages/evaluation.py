@@ -7,12 +7,14 @@ import numpy as np
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
+from rgbd_reid_jax.stages.galleries import check_evaluation
 from rgbd_reid_jax.stages.job import Job, fingerprint
 
 
 def run_evaluation(job: Job) -> None:
     """Embeds the splits, ranks them, and writes the results of the test people."""
     settings = job.settings
+    check_evaluation(job)
     ranked = {}
     for split in settings.evaluation.splits:
         sets = {}

@@ -1,12 +1,10 @@
 """Embedding a split: padding, order and devices leave no trace."""
 
-import types
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
 
+from rgbd_reid_jax.data.frames import CachedFrames, DeviceFrames, Frames, subset
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Embedder, Encoder, labelled
 
@@ -75,22 +73,39 @@ def test_labels_are_those_of_the_frames(frames):
     embedding = np.zeros((13, 8), np.float32)
     found = labelled(embedding, frames, "depth")
     assert found.modality == "depth"
-    for name in ("person_id", "camera_id", "recording_id", "frame_id", "clothes_id"):
+    for name in ("person_id", "camera_id", "recording_id", "frame_id", "clothes_id", "recording_type"):
         np.testing.assert_array_equal(getattr(found, name), frames.labels[name])
 
 
-def test_no_more_images_are_read_than_the_modality_needs(network, frames, mesh_of):
-    asked = []
+def test_no_more_images_are_read_than_the_modality_needs(network, frames, mesh_of, monkeypatch):
+    asked, gather = [], frames.gather
 
-    def gather(indices, names):
+    def watched(indices, names):
         asked.append(tuple(names))
-        return frames.gather(indices, names)
+        return gather(indices, names)
 
-    class Watched(types.SimpleNamespace):
-        def __len__(self):
-            return 13
-
-    watched: Any = Watched(gather=gather)
+    monkeypatch.setattr(frames, "gather", watched)
     for modality in ("rgb", "depth"):
-        Embedder(encoder_of(network, modality), 8, mesh_of(1))(*network[1:], frames=watched)
+        Embedder(encoder_of(network, modality), 8, mesh_of(1))(*network[1:], frames=frames)
     assert asked == [("rgb",)] * 2 + [("depth", "mask")] * 2
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_all_caches_give_the_same_bits(network, make_frames, mesh_of, modality, devices):
+    embedder = Embedder(encoder_of(network, modality), 4, mesh_of(devices))
+    streamed, cached, placed = (
+        embedder(*network[1:], frames=make_frames(13, kind=kind)) for kind in (Frames, CachedFrames, DeviceFrames)
+    )
+    np.testing.assert_array_equal(streamed, cached)
+    np.testing.assert_array_equal(streamed, placed)
+
+
+@pytest.mark.parametrize("kind", [CachedFrames, DeviceFrames])
+def test_some_frames_are_embedded_as_among_all(network, make_frames, mesh_of, kind):
+    embedder = Embedder(encoder_of(network, "depth"), 4, mesh_of(2))
+    frames = make_frames(13, kind=kind)
+    whole = embedder(*network[1:], frames=frames)
+    some = np.arange(13) % 3 == 2
+    found = embedder(*network[1:], frames=subset(frames, some))
+    np.testing.assert_allclose(found, whole[some], atol=1e-6)

@@ -29,12 +29,17 @@ def found(sets):
 
 
 def test_keys(found):
-    assert set(found) == {"results", "chance", "queries", "clothes"}
+    assert set(found) == {"results", "intervals", "chance", "queries", "clothes", "camera_pair"}
     for part in found.values():
         assert list(part) == ["rgb_to_depth", "depth_to_rgb", "rgb_to_rgb", "depth_to_depth"]
     for direction in DIRECTIONS:
+        ranks = {"mAP", "rank1", "rank5", "rank10"}
+        assert set(found["chance"][direction]) == ranks
+        assert set(found["results"][direction]) == ranks | {"mAP_trapezoid", "mINP"}
+        assert set(found["intervals"][direction]) == {"mAP", "rank1"}
+        for name, (low, high) in found["intervals"][direction].items():
+            assert low <= found["results"][direction][name] <= high
         for part in ("results", "chance"):
-            assert set(found[part][direction]) == {"mAP", "rank1", "rank5", "rank10"}
             assert all(0 <= value <= 1 for value in found[part][direction].values())
         assert set(found["queries"][direction]) == {"num_query", "num_query_skipped", "num_gallery", "tie_rate"}
 

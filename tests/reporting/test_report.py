@@ -1,5 +1,6 @@
 """The HTML report: self-contained, escaped, every number present, ticks and crosses where they belong."""
 
+import base64
 import dataclasses
 import html.parser
 import re
@@ -127,7 +128,7 @@ def test_every_number_of_the_table_is_present(tmp_path):
             chance = results["chance"][direction][key]
             assert f"<b>{percent(value)}</b><small>chance {percent(chance)}</small>" in text
         assert f"{1234 + i:,} queries, {56 + i} skipped, gallery {7890 + i:,}" in text
-    assert ranking.PROTOCOLS[_PROTOCOL].words.replace("'", "&#x27;") in text
+    assert ranking.RULES[_PROTOCOL].words.replace("'", "&#x27;") in text
     assert page.escape(INTENDED_USE) in text
 
 
@@ -204,16 +205,46 @@ def test_collapsed_embeddings_and_no_training_log_are_reported(tmp_path):
     assert "No threshold keeps the FPR" in text
 
 
+def test_frames_of_one_modality_are_shown_without_a_pair(tmp_path):
+    """Every third instant lacks its depth image, every fourth its RGB image; images hold their instant's number."""
+    sets, number = make_sets(), np.arange(24)
+    rows = {"rgb": np.flatnonzero(number % 4), "depth": np.flatnonzero(number % 3)}
+    sets = {name: items.take(rows[name]) for name, items in sets.items()}
+    plain = {name: np.tile(rows[name][:, None, None, None], (1, 16, 8, 1)) for name in rows}
+    depth = plain["depth"].astype(np.uint16) * 100 + np.arange(8, dtype=np.uint16)[None, None, :, None]
+    frames = Frames(plain["rgb"].astype(np.uint8).repeat(3, 3), depth, np.ones_like(plain["depth"], np.uint8))
+    result = ranking.rank(sets["rgb"], sets["depth"], _PROTOCOL)
+    text = strips.rank_lists(sets["rgb"], sets["depth"], result, frames, count=6, length=2)
+    paired = unpaired = 0
+    for strip in text.split('<div class="strip">')[1:]:
+        images = re.findall(r'<figure class="(\w*)"><img src="data:image/png;base64,([^"]+)"', strip)
+        instant = number_of(images[0][1])
+        assert instant in rows["rgb"]
+        pairs = [encoded for kind, encoded in images if kind == "paired"]
+        assert len(pairs) == (instant in rows["depth"])
+        for encoded in pairs:
+            own = np.flatnonzero(rows["depth"] == instant)[0]
+            assert base64.b64decode(encoded) == frames.thumbnail(int(own), "depth")
+        paired, unpaired = paired + len(pairs), unpaired + (not pairs)
+    assert paired
+    assert unpaired
+    assert "paired" in write(tmp_path, query_sets=sets, frames=frames)
+
+
+def number_of(encoded):
+    """The value that all pixels of an RGB thumbnail hold."""
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return int(image[0, 0, 0])
+
+
 def test_rows_that_do_not_fit_are_named(tmp_path):
     sets = make_sets()
-    with pytest.raises(InputError, match="24 RGB embeddings, 24 depth embeddings and 3 frames"):
+    with pytest.raises(InputError, match="24 RGB embeddings and 3 of their images"):
         write(tmp_path, frames=make_frames(3))
-    other, results = (
-        {"rgb": sets["rgb"], "depth": dataclasses.replace(sets["depth"], person_id=sets["depth"].person_id + 1)},
-        make_results(sets),
-    )
-    with pytest.raises(InputError, match="person_id of the RGB and depth embeddings differs in row 0"):
-        write(tmp_path, query_sets=other, results=results)
+    whole = make_frames(24)
+    with pytest.raises(InputError, match="24 depth embeddings and 5 of their images"):
+        write(tmp_path, frames=dataclasses.replace(whole, mask=whole.mask[:5], depth=whole.depth[:5]))
     with pytest.raises(InputError, match="schema 2, expected 1"):
         write(tmp_path, results={"schema": 2})
     with pytest.raises(InputError, match="ranked with protocol 'market'"):

@@ -14,6 +14,8 @@ import functools
 import multiprocessing
 import os
 import pathlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -78,6 +80,10 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             InputError: it is no such tree.
         """
 
+    def listing(self, root: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+        """The tree's root and all files below it; a subclass may choose another root than the folder it is given."""
+        return root, tree.listing(root)
+
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """Features that this dataset alone has."""
         return {}
@@ -96,14 +102,14 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The folder that holds the tree; datasets that can be downloaded do it here."""
         try:
             return pathlib.Path(dl_manager.manual_dir)
-        except AssertionError as error:  # TFDS: the folder does not exist or is empty
-            raise InputError(
-                f"{self.name} needs files of yours: {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}"
-            ) from error
+        except (AssertionError, NotADirectoryError) as error:
+            # TFDS: "Manual directory ... does not exist or is empty. Create it and ..."
+            what = f"{error.filename} is no folder" if isinstance(error, OSError) else str(error).partition(". ")[0]
+            wants = " ".join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+            raise InputError(f"{self.name} needs files of yours (--manual_dir): {what}. {wants}") from error
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        root = self.source(dl_manager)
-        paths = tree.listing(root)
+        root, paths = self.listing(self.source(dl_manager))
         scan = self.scan(root, paths)
         check_scan(root, scan)
         source = tree.fingerprint(root, paths)
@@ -112,7 +118,8 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         config = self.builder_config
         parent = pathlib.Path(self.data_dir_root) / self.name / config.name
         prepare_lib.check_free_space(parent, 10 * config.height * config.width * sum(map(len, scan.frames.values())))
-        store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{source}")
+        as_read = tree.fingerprint(root, paths, times=True)  # a PGM that was edited has its size still
+        store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{as_read}")
         reading = _Reading(self, root, scan, store, self._building)
         return {split: reading.examples(split) for split in SPLITS if scan.frames.get(split)}
 
@@ -168,13 +175,23 @@ class _Reading:
         self._config = builder.builder_config
         self._total = sum(len(frames) for frames in scan.frames.values())
         self._done, self._findings = 0, list(scan.findings)
-        self._progress = Progress(_STAGE, self._total, unit="frame", items="frames")
+        there = (
+            len(part)
+            for split in scan.frames
+            for number, part in enumerate(self._parts(split))
+            if store.path(_chunk_name(split, number)).exists()
+        )
+        if present := sum(there):
+            say(_STAGE, f"{present} of {self._total} frames were read before: {store.folder}")
+        self._progress = Progress(_STAGE, self._total, unit="frame", start=present, items="frames")
+
+    def _parts(self, split: str) -> list[Sequence[Frame]]:
+        frames = self._scan.frames[split]
+        return [frames[start : start + _FRAMES_PER_CHUNK] for start in range(0, len(frames), _FRAMES_PER_CHUNK)]
 
     def examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        frames = self._scan.frames[split]
-        parts = [frames[start : start + _FRAMES_PER_CHUNK] for start in range(0, len(frames), _FRAMES_PER_CHUNK)]
         key = bad = 0
-        for examples in self._chunks(split, parts):
+        for examples in self._chunks(split, self._parts(split)):
             for example in examples:
                 if "finding" in example:
                     self._findings.append(Finding(**example["finding"]))
@@ -184,7 +201,7 @@ class _Reading:
                     key += 1
             self._done += len(examples)
             self._progress.update(self._done)
-        self._report(split, bad, len(frames))
+        self._report(split, bad, len(self._scan.frames[split]))
 
     def _chunks(self, split: str, parts: Sequence[Sequence[Frame]]) -> Iterator[list[dict[str, Any]]]:
         """Chunks in order: from the store, or read by the pool at most twice as many ahead as it has processes."""
@@ -195,13 +212,19 @@ class _Reading:
         upcoming = 0
         for number in range(len(parts)):
             while upcoming < len(parts) and len(waiting) < 2 * width:
-                there = self._store.get(f"{split}-{upcoming:06d}")
+                there = self._store.get(_chunk_name(split, upcoming))
                 waiting.append(there if there is not None else submit(_read_chunk, *arguments[upcoming]))
                 upcoming += 1
             chunk = waiting.popleft()
             if not isinstance(chunk, list):
-                content = chunk.result()
-                self._store.put(f"{split}-{number:06d}", content)
+                try:
+                    content = chunk.result()
+                except concurrent.futures.BrokenExecutor as error:
+                    raise InputError(
+                        f"a process that reads frames of {self._root} was killed, for want of memory perhaps; run "
+                        "again with fewer --workers: finished parts are kept"
+                    ) from error
+                self._store.put(_chunk_name(split, number), content)
                 chunk = chunks.unpack(content) or []
             yield chunk
 
@@ -221,15 +244,21 @@ class _Reading:
             say(_STAGE, f"left out: {bad - _SHOWN_FINDINGS} more frames of {split}; the check lists them all")
         share = bad / total
         if share > self._config.bad_share or bad == total:
+            mend = f", or allow it with the knob bad_share={min(share + 0.005, 1.0):.2f}" if bad < total else ""
             raise InputError(
                 f"{bad} of the {total} frames of split {split} cannot be used (first: {self._root / listed[0].file}: "
-                f"{listed[0].words}); mend the files, or allow it with the knob bad_share={min(share + 0.005, 1.0):.2f}"
+                f"{listed[0].words}); mend the files{mend}"
             )
         self._keep()
 
     def _keep(self) -> None:
         metadata: Any = self._builder.info.metadata
         metadata["findings"] = [dataclasses.asdict(finding) for finding in self._findings]
+
+
+def _chunk_name(split: str, number: int) -> str:
+    """The name tells how many frames a chunk holds."""
+    return f"{split}-{_FRAMES_PER_CHUNK}x{number:06d}"
 
 
 @contextlib.contextmanager
@@ -240,11 +269,24 @@ def _pool(workers: int, frames: int) -> Iterator[tuple[Callable[..., Any], int]]
         yield _Now, 1
         return
     # Not forked: the process may hold JAX's threads.
-    executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _follow_parent)
     try:
         yield executor.submit, count
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Ends this process with the one that started it, however that ends, and leaves an interrupt to that one."""
+    parent = multiprocessing.parent_process()
+    assert parent, "this runs in a process of a pool"
+
+    def end_with_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 class _Now:
@@ -277,7 +319,8 @@ def _read_chunk(read: Read, root: pathlib.Path, frames: Sequence[Frame], knob_va
                 ) from bad
             examples.append({"finding": dataclasses.asdict(bad.finding)})
             continue
-        examples.append({**{name: getattr(frame, name) for name in _LABELS}, **example})
+        labels = {name: getattr(frame, name) for name in _LABELS}
+        examples.append({**labels, "source": frame.file, **example})
     return chunks.pack(examples)
 
 
@@ -299,7 +342,8 @@ def prepare(
         workers: processes that read frames; 0 chooses.
 
     Raises:
-        InputError: the tree cannot be used, no space, or the files below `data_dir` are damaged or other data.
+        InputError: the tree cannot be used, no space, or the files below `data_dir` are damaged, other data or built
+            from another tree.
     """
     data_dir = pathlib.Path(data_dir).expanduser()
     root = None if manual_dir in (None, "") else pathlib.Path(manual_dir).expanduser().absolute()
@@ -309,11 +353,33 @@ def prepare(
         builder.workers = workers
         return builder
 
-    return prepare_lib.prepare(
+    folder = data_dir / kind.name / config.name / str(kind.VERSION)
+    there = folder.exists()
+    builder = prepare_lib.prepare(
         make,
-        data_dir / kind.name / config.name / str(kind.VERSION),
+        folder,
         fingerprint=fingerprint(kind.name, config),
         file_format=FILE_FORMAT,
         stage=_STAGE,
         manual_dir=root,
     )
+    if root and there:
+        check_source(builder, root)
+    return builder
+
+
+def check_source(builder: RecordedBuilder, root: pathlib.Path) -> None:
+    """Raises InputError if a dataset that was there already was built from other files than `root` holds now.
+
+    A tree that is gone is no harm: the dataset is whole without it.
+    """
+    if not root.is_dir():
+        say(_STAGE, f"{root} is not there; the dataset that was built before is used as it is")
+        return
+    built_from = (builder.info.metadata or {}).get("source_fingerprint")
+    if tree.fingerprint(*builder.listing(root)) != built_from:
+        folder = builder.data_path
+        raise InputError(
+            f"{folder} was built from other files than {root} holds now; delete {folder} and run again to build it "
+            "from these, or leave the manual_dir away to use it as it is"
+        )

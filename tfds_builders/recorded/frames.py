@@ -63,11 +63,13 @@ KINDS = {
     "empty_mask": "a person mask with too few pixels",
     "full_mask": "a person mask that fills the frame",
     "no_depth": "a depth crop without a valid pixel",
+    "out_of_range": "a depth image whose depths no such camera sees",
     "duplicate": "a frame that another file repeats",
     "ignored": "a file or folder whose name fits nothing",
     "person": "a person that has too few frames",
+    "both_sides": "people on two sides of the split, as different identities",
 }
-"""Kinds of findings; a frame of the first six is left out of the dataset, or stops the build where
+"""Kinds of findings; a frame of the first seven is left out of the dataset, or stops the build where
 the config says so."""
 
 

@@ -21,7 +21,8 @@ MAX_PIXELS = 64_000_000
 FARTHEST_MM = 20_000
 """No depth camera that these datasets use sees farther; a file whose samples do has another byte order or unit."""
 _PNG_LEVEL = 1
-_PGM_HEADER = re.compile(rb"P5(?:\s+#[^\n]*)*\s+(\d{1,9})(?:\s+#[^\n]*)*\s+(\d{1,9})(?:\s+#[^\n]*)*\s+(\d{1,9})\s")
+_GAP = rb"(?:\s|#[^\n]*\n)+"  # one way to match each byte, so that no header takes long
+_PGM_HEADER = re.compile(rb"P5" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
 _GREY16 = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -51,10 +52,11 @@ def _opened(root: pathlib.Path, file: str) -> Image.Image:
     content = _content(root, file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size is stricter
+            warnings.simplefilter("ignore")  # of bombs, where _check_size is stricter, and of damaged metadata
             image = Image.open(io.BytesIO(content))
-        _check_size(root, file, *image.size)
-        image.load()
+            _check_size(root, file, *image.size)
+            _check_whole(image.format, content)
+            image.load()
     except Image.DecompressionBombError as error:
         raise InputError(f"{root / file}: {_line(error)}; no camera here makes such an image: remove it") from error
     except InputError:
@@ -62,6 +64,17 @@ def _opened(root: pathlib.Path, file: str) -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
         raise BadFrame("corrupt", file, f"it does not decode ({_line(error)})") from error
     return image
+
+
+def _check_whole(kind: str | None, content: bytes) -> None:
+    """Raises SyntaxError for damage that Pillow decodes without a word, a tail of zeros for example.
+
+    A JPEG has an end marker after the start of its last scan (whose data never hold one); a PNG has checksums.
+    """
+    if kind == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise SyntaxError("it ends too early")
+    if kind == "PNG":
+        Image.open(io.BytesIO(content)).verify()
 
 
 def _line(error: BaseException) -> str:
@@ -119,6 +132,18 @@ def read_depth(root: pathlib.Path, file: str, *, bits: int = 16) -> np.ndarray:
     return samples.astype(np.uint16)
 
 
+def read_mask(root: pathlib.Path, file: str) -> np.ndarray:
+    """A person's mask, uint8 [H, W]: 255 where the stored image (grey, palette or colour) is not zero.
+
+    Raises:
+        BadFrame: the file is missing, empty or does not decode.
+        InputError: it has too many pixels.
+    """
+    pixels = np.asarray(_opened(root, file))
+    person = pixels if pixels.ndim == 2 else pixels[..., :3].any(axis=2)
+    return np.where(person, 255, 0).astype(np.uint8)
+
+
 def _is_grey(pixels: np.ndarray) -> bool:
     """Equal channels but for what JPEG makes of them."""
     spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
@@ -154,11 +179,11 @@ def read_pgm(root: pathlib.Path, file: str, *, maxval: int) -> np.ndarray:
     return np.frombuffer(samples, dtype).reshape(height, width).astype(dtype.newbyteorder("="))
 
 
-def check_byte_order(root: pathlib.Path, file: str, depth_mm: np.ndarray) -> None:
-    """Raises InputError if most samples make sense only with their bytes swapped."""
-    valid = depth_mm[depth_mm > 0]
+def check_byte_order(root: pathlib.Path, file: str, samples: np.ndarray, unit_mm: float = 1.0) -> None:
+    """Raises InputError if most samples, uint16 in steps of `unit_mm`, make sense only with their bytes swapped."""
+    valid = samples[samples > 0]
     far, far_swapped = (
-        float((samples > FARTHEST_MM).mean()) if len(valid) else 0.0 for samples in (valid, valid.byteswap())
+        float((one > FARTHEST_MM / unit_mm).mean()) if len(valid) else 0.0 for one in (valid, valid.byteswap())
     )
     if far > 0.5 and far_swapped < far / 2:
         raise InputError(

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders.recorded import tree
 from tfds_builders.recorded.frames import SPLITS
 
 
@@ -48,7 +48,7 @@ def official_splits(path: pathlib.Path, fold: int, num_identities: int) -> dict[
         InputError: the file is malformed, has no such fold, names identities that do not exist, or has an identity on
             two sides.
     """
-    content = files.read_json(path)
+    content = tree.read_json(path)
     if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
         raise InputError(f"{path} must hold a list of objects, one a fold; give the published file")
     if not 0 <= fold < len(content):

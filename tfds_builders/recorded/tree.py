@@ -1,12 +1,17 @@
 """Trees of files that came from somewhere else: listed, fingerprinted and unpacked without trusting them."""
 
 import hashlib
+import json
+import lzma
 import os
 import pathlib
 import stat
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
 
@@ -22,7 +27,8 @@ def listing(root: pathlib.Path) -> list[str]:
     """All files below `root` as sorted relative POSIX paths; hidden ones are left out.
 
     Raises:
-        InputError: a name is not UTF-8, a link leads out of the tree, or a folder cannot be read.
+        InputError: a name is not UTF-8 or holds control characters, a link leads out of the tree, a folder cannot be
+            read, or something is neither file nor folder.
     """
     return sorted(_walk(root, root.resolve(), ""))
 
@@ -38,6 +44,8 @@ def _walk(root: pathlib.Path, real_root: pathlib.Path, folder: str) -> Iterator[
         except UnicodeEncodeError:
             shown = os.fsencode(entry.name)
             raise InputError(f"{root / folder}: the name {shown!r} is not UTF-8; rename that file") from None
+        if any(unicodedata.category(one) == "Cc" for one in entry.name):
+            raise InputError(f"{root / folder}: the name {entry.name!r} holds control characters; rename that file")
         if entry.name.startswith("."):
             continue
         path = f"{folder}{entry.name}"
@@ -45,25 +53,41 @@ def _walk(root: pathlib.Path, real_root: pathlib.Path, folder: str) -> Iterator[
             _check_link(root, real_root, path)
         if entry.is_dir():
             yield from _walk(root, real_root, path + "/")
-        else:
+        elif entry.is_file():
             yield path
+        else:
+            raise InputError(f"{root / path} is neither a file nor a folder; remove it")
 
 
 def _check_link(root: pathlib.Path, real_root: pathlib.Path, path: str) -> None:
     """Links inside the tree are as good as files; those out of it, to nothing or around in circles are refused."""
     target = pathlib.Path(os.path.realpath(root / path))
-    if not target.is_relative_to(real_root) or (root / path).parent.resolve().is_relative_to(target):
+    above = [(root / parent).resolve() for parent in pathlib.PurePosixPath(path).parents]
+    if not target.is_relative_to(real_root) or any(folder.is_relative_to(target) for folder in above):
         raise InputError(f"{root / path} is a link to {target}, out of the tree; copy what it names into the tree")
     if not target.exists():
         raise InputError(f"{root / path} is a link to {target}, which does not exist; remove it")
 
 
-def fingerprint(root: pathlib.Path, paths: Sequence[str]) -> str:
-    """16 hexadecimal digits that change with any of the files' names or sizes."""
+def fingerprint(root: pathlib.Path, paths: Sequence[str], *, times: bool = False) -> str:
+    """16 hexadecimal digits that change with any of the files' names or sizes, and with their times if `times`."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path}\0{(root / path).stat().st_size}\n".encode())
+        about = (root / path).stat()
+        digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns if times else ''}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file of the user's; InputError if it is malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); mend it, or give it as it was published") from error
+
+
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError)
+"""What the standard library raises for archives that are cut, changed, encrypted or of another kind."""
 
 
 def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
@@ -89,7 +113,9 @@ def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None
                 opened.extractall(folder, filter="data")
         else:
             raise InputError(f"{archive} is neither a zip nor a tar archive; download it again")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; decompressors raise OSError without a number
         raise InputError(f"{archive} is damaged ({error}); download it again") from error
 
 
@@ -105,7 +131,7 @@ def _tar_member(item: tarfile.TarInfo) -> tuple[str, int, bool]:
 def _check_members(archive: pathlib.Path, members: Sequence[tuple[str, int, bool]], max_bytes: int) -> None:
     for name, _, plain in members:
         parts = pathlib.PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[:1]:
+        if parts.is_absolute() or ".." in parts.parts or ":" in str(parts).partition("/")[0]:
             raise InputError(f"{archive}: member {name!r} would be written outside its folder; do not use this archive")
         if not plain:
             raise InputError(f"{archive}: member {name!r} is a link or a device; do not use this archive")
