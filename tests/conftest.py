@@ -24,9 +24,12 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from jax.sharding import AxisType  # noqa: E402
 
-from rgbd_reid_jax.data.dataset import IMAGES, LABELS, CachedFrames  # noqa: E402
+from rgbd_reid_jax.data.frames import IMAGES, LABELS, CachedFrames  # noqa: E402
+from rgbd_reid_jax.data.records import Records  # noqa: E402
 from rgbd_reid_jax.models.network import Model  # noqa: E402
 from rgbd_reid_jax.models.resnet import RESNETS, ResNetSpec  # noqa: E402
+from tfds_builders import schema  # noqa: E402
+from tfds_builders.synthetic_rgbd.store import encode_png  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -91,10 +94,51 @@ def make_records():
     return random_records
 
 
+def serialized(record: dict[str, Any], **encoded: bytes) -> bytes:
+    """A record as builders write it; `encoded` has images that replace its own."""
+    features = schema.frame_features()
+    images = {name: encode_png(np.squeeze(record[name])) for name in IMAGES}
+    unused = {
+        name: "" if np.dtype(spec.np_dtype).hasobject else np.zeros(spec.shape, spec.np_dtype)
+        for name, spec in features.items()
+        if name not in (*record, *IMAGES)
+    }
+    return features.serialize_example(unused | record | images | encoded)
+
+
+class Source(list):
+    """Serialized records as a TFDS data source, which also reads many at a time."""
+
+    def __getitems__(self, keys: Any) -> list[bytes]:
+        return [self[key] for key in keys]
+
+
+def frames_of(records: list[dict[str, Any]], kind: Any = CachedFrames) -> Any:
+    """Records as frames."""
+    return kind(Records(Source(map(serialized, records)), "people/quick/1.0.0 train"))
+
+
 def random_frames(*size: int, kind: Any = CachedFrames) -> Any:
     """`random_records(*size)` as frames."""
-    records = random_records(*size)
-    return kind(lambda names: [{name: record[name] for name in names} for record in records])
+    return frames_of(random_records(*size), kind)
+
+
+@pytest.fixture(scope="session")
+def make_source():
+    """Records, as `make_records` gives them, as a data source."""
+    return lambda records: Source(map(serialized, records))
+
+
+@pytest.fixture(scope="session")
+def serialize():
+    """`serialized`, for tests that need records with other images."""
+    return serialized
+
+
+@pytest.fixture(scope="session")
+def as_frames():
+    """`frames_of`: records, as `make_records` gives them, as frames."""
+    return frames_of
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ Example = dict[str, Any]
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"a chunk cannot hold arrays of {array.dtype}")
         return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
     raise TypeError(f"a chunk cannot hold {type(value)}")
 

@@ -36,6 +36,8 @@ def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.Fea
       ((column + 0.5 - cx) Z / fx, (row + 0.5 - cy) Z / fy, Z). Zeros where unknown.
     - `modalities` int32: the sum of `RGB` and `DEPTH` as far as they were recorded; an image that was
       not is stored as zeros.
+    - `source` text: the file that the frame was read from, relative to the tree's root (colour, else depth), so that
+      a fault can be named; "" where there is none.
     """
     image = tfds.features.Image
     return tfds.features.FeaturesDict(
@@ -52,6 +54,7 @@ def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.Fea
             "person_box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "modalities": tfds.features.Scalar(np.int32),
+            "source": tfds.features.Text(),
             **extra,
         }
     )

@@ -68,7 +68,7 @@ class Progress:
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         return (done - self._start) * self._items_per_unit / elapsed
 
-    def update(self, done: int, *, force: bool = False, **figures: float) -> bool:
+    def update(self, done: int, *, force: bool = False, **figures: float | str) -> bool:
         """Prints a line if one is due, or the work is done, or `force`; tells whether it did."""
         now = time.perf_counter()
         if not (force or done >= self._total or now - self._printed >= self._every_s):
@@ -78,7 +78,8 @@ class Progress:
         words = [f"[{self._stage}] {self._unit} {done}/{self._total}", f"{100 * done / max(self._total, 1):.0f} %"]
         if rate is not None:
             words.append(f"{rate:.0f} {self._items}/s")
-        words += [f"{name} {value:.4g}" for name, value in figures.items()]
+        for name, value in figures.items():
+            words.append(f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}")
         if rate is not None:
             words.append(f"ETA {format_seconds((self._total - done) * self._items_per_unit / rate)}")
         print("  ".join(words), file=self._stream or sys.stdout, flush=True)

@@ -2,21 +2,25 @@
 
 Geometry (the paper's): a random crop of 64..100 % of the area with height/width between 2 and 3
 (10 tries, else the whole image), resized to the network's size, and a horizontal flip. One transform
-serves all images of a frame, so RGB and depth stay aligned. Crop and resize are two small matrix
-products per image, which suits every accelerator.
+serves all images of a frame, so RGB and depth stay aligned. Crop and resize are two matrix products per
+image, which suits every accelerator; on a CPU large images take their neighbouring pixels instead.
 
-Colour (RGB only, off in the paper's recipe): gain and offset per channel, gamma, random mixing to
-grey, channel shuffle. Identity-trained networks otherwise learn clothes, not shape (channel
-augmentation: Ye et al., ICCV 2021).
+Random erasing (Zhong et al., AAAI 2020, arXiv:1708.04896): a rectangle of 2..40 % of the area with
+height/width between 0.3 and 1/0.3 (10 tries, else none), filled with the mean colour, in depth with what
+stands for no reading; the same rectangle in all images of a frame.
+
+Colour (RGB only, `colour`) and depth errors (`sensor`) are files of their own.
 """
 
 import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 _TRIES = 10
-_LUMA = (0.299, 0.587, 0.114)
+_SMALL = 64 * 64  # pixels up to which matrices are as fast on a CPU too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,23 +31,43 @@ class Augmentation:
         crop_area: least and largest share of the area that a crop keeps; (1, 1) turns it off.
         crop_ratio: least and largest height/width of a crop.
         flip: probability of a horizontal flip.
+        erase: probability of random erasing.
+        erase_area: least and largest share of the area that is erased.
+        erase_ratio: least and largest height/width of what is erased.
         gain: half-width of the channel gains around 1.
         offset: half-width of the channel offsets, in units of the full range.
         gamma: half-width of log2(gamma).
         grey: probability of mixing the channels to one (with random weights).
         channel_shuffle: probability of a random order of the channels.
+        channel_exchange: probability that one random channel takes the place of all three.
+        brightness: half-width of the brightness factor around 1.
+        contrast: half-width of the contrast factor around 1.
+        saturation: half-width of the saturation factor around 1.
+        hue: half-width of the shift on the circle of hues, whose length is 1.
         depth_noise: standard deviation added to the depth input, in its units.
+        depth_step: step between two readings of depth at 1 m, in mm; it grows with the square of the distance.
+        depth_holes: share of the image that loses its reading, in patches.
     """
 
     crop_area: tuple[float, float] = (0.64, 1.0)
     crop_ratio: tuple[float, float] = (2.0, 3.0)
     flip: float = 0.5
+    erase: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.4)
+    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
     gain: float = 0.0
     offset: float = 0.0
     gamma: float = 0.0
     grey: float = 0.0
     channel_shuffle: float = 0.0
+    channel_exchange: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
     depth_noise: float = 0.0
+    depth_step: float = 0.0
+    depth_holes: float = 0.0
 
 
 def random_crops(key: jax.Array, batch: int, height: int, width: int, augmentation: Augmentation) -> jax.Array:
@@ -60,18 +84,32 @@ def random_crops(key: jax.Array, batch: int, height: int, width: int, augmentati
         float32 [batch, 4]: (top, left, height, width) in pixels; the first of 10 tries that fits,
         else the whole image.
     """
+    return _random_rectangles(
+        key, batch, height, width, augmentation.crop_area, augmentation.crop_ratio, (height, width)
+    )
+
+
+def _random_rectangles(
+    key: jax.Array,
+    batch: int,
+    height: int,
+    width: int,
+    areas: tuple[float, float],
+    ratios: tuple[float, float],
+    otherwise: tuple[float, float],
+) -> jax.Array:
+    """float32 [batch, 4]: (top, left, height, width) in pixels, the size `otherwise` where no try fits."""
     area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
     shape = (batch, _TRIES)
-    low, high = augmentation.crop_area
-    area = jax.random.uniform(area_key, shape, minval=low, maxval=high) * height * width
-    ratio = jax.random.uniform(ratio_key, shape, minval=augmentation.crop_ratio[0], maxval=augmentation.crop_ratio[1])
+    area = jax.random.uniform(area_key, shape, minval=areas[0], maxval=areas[1]) * height * width
+    ratio = jax.random.uniform(ratio_key, shape, minval=ratios[0], maxval=ratios[1])
     tall, wide = jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)
     fits = (tall <= height) & (wide <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
     tall = jnp.take_along_axis(tall, first, axis=1)[:, 0]
     wide = jnp.take_along_axis(wide, first, axis=1)[:, 0]
     some = fits.any(axis=1)
-    tall, wide = jnp.where(some, tall, height), jnp.where(some, wide, width)
+    tall, wide = jnp.where(some, tall, otherwise[0]), jnp.where(some, wide, otherwise[1])
     top = jax.random.uniform(top_key, (batch,)) * (height - tall)
     left = jax.random.uniform(left_key, (batch,)) * (width - wide)
     return jnp.stack([top, left, tall, wide], axis=1)
@@ -103,6 +141,15 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array, height: int, width: int
     Returns:
         float32 [B, height, width, C].
     """
+    by_matrices = functools.partial(_by_matrices, height=height, width=width)
+    if images.shape[1] * images.shape[2] <= _SMALL:
+        return by_matrices(images, boxes)
+    by_taps = functools.partial(_by_taps, height=height, width=width)
+    return jax.lax.platform_dependent(images, boxes, cpu=by_taps, default=by_matrices)
+
+
+def _by_matrices(images: jax.Array, boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """`crop_and_resize` as two matrix products per image, most of whose factors are 0: for accelerators."""
     rows = _interpolation(boxes[:, 0], boxes[:, 2], images.shape[1], height)
     columns = _interpolation(boxes[:, 1], jnp.abs(boxes[:, 3]), images.shape[2], width)
     columns = jnp.where((boxes[:, 3] < 0)[:, None, None], columns[:, ::-1], columns)
@@ -111,12 +158,40 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array, height: int, width: int
     return jnp.einsum("bwx,bhxc->bhwc", columns, tall, precision=high)
 
 
+def _by_taps(images: jax.Array, boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """`crop_and_resize` from those pixels alone whose weight is not 0: for CPUs, which lack the arithmetic."""
+    places, weights = _taps(boxes[:, 0], boxes[:, 2], images.shape[1], height)
+    take = jax.vmap(lambda image, rows: image.at[rows].get(mode="promise_in_bounds"))
+    parts = [take(images, places[:, :, k]) * weights[:, :, k, None, None] for k in range(places.shape[2])]
+    tall = functools.reduce(jnp.add, parts)
+    places, weights = _taps(boxes[:, 1], jnp.abs(boxes[:, 3]), images.shape[2], width)
+    mirrored = (boxes[:, 3] < 0)[:, None, None]
+    places, weights = (jnp.where(mirrored, one[:, ::-1], one) for one in (places, weights))
+    take = jax.vmap(lambda image, columns: image.at[:, columns].get(mode="promise_in_bounds"))
+    parts = [take(tall, places[:, :, k]) * weights[:, None, :, k, None] for k in range(places.shape[2])]
+    return functools.reduce(jnp.add, parts)
+
+
+def _taps(start: jax.Array, extent: jax.Array, size_in: int, size_out: int) -> tuple[jax.Array, jax.Array]:
+    """The non-zero entries of `_interpolation`: their columns int32 and values float32, both [B, size_out, K]."""
+    scale = extent / size_out
+    centres = start[:, None] + (jnp.arange(size_out) + 0.5)[None, :] * scale[:, None] - 0.5
+    reach = jnp.maximum(scale, 1.0)[:, None]
+    count = 2 * math.ceil(max(size_in / size_out, 1.0))
+    places = (jnp.floor(centres - reach).astype(jnp.int32) + 1)[:, :, None] + jnp.arange(count)[None, None, :]
+    distance = jnp.abs(centres[:, :, None] - places.astype(jnp.float32))
+    weights = jnp.maximum(1.0 - distance / reach[:, :, None], 0.0)
+    weights = jnp.where((places >= 0) & (places < size_in), weights, 0.0)
+    weights = weights / jnp.maximum(weights.sum(axis=2, keepdims=True), 1e-6)
+    return jnp.clip(places, 0, size_in - 1), weights
+
+
 def resize(images: jax.Array, height: int, width: int) -> jax.Array:
     """Plain bilinear resize of float32 [B, H, W, C]; the same array where the size is right."""
     if images.shape[1:3] == (height, width):
         return images
     box = jnp.asarray([0.0, 0.0, images.shape[1], images.shape[2]])
-    return crop_and_resize(images, jnp.tile(box, (images.shape[0], 1)), height, width)
+    return _by_matrices(images, jnp.tile(box, (images.shape[0], 1)), height, width)
 
 
 def random_boxes(key: jax.Array, batch: int, height: int, width: int, augmentation: Augmentation) -> jax.Array:
@@ -127,34 +202,16 @@ def random_boxes(key: jax.Array, batch: int, height: int, width: int, augmentati
     return boxes * jnp.stack([jnp.ones(batch), jnp.ones(batch), jnp.ones(batch), sign], axis=1)
 
 
-def random_colour(key: jax.Array, unit: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """Colour augmentation.
-
-    Args:
-        key: PRNG key.
-        unit: float32 [B, H, W, 3] in [0, 1].
-        augmentation: strengths; at 0 each part is left out.
-
-    Returns:
-        float32 [B, H, W, 3] in [0, 1].
-    """
-    batch = unit.shape[0]
-    grey_key, weight_key, shuffle_key, order_key, gamma_key, gain_key, offset_key = jax.random.split(key, 7)
-    if augmentation.grey > 0:
-        weights = jax.random.dirichlet(weight_key, 3.0 * jnp.asarray(_LUMA), (batch,))
-        grey = jnp.einsum("bhwc,bc->bhw", unit, weights)[..., None]
-        chosen = jax.random.bernoulli(grey_key, augmentation.grey, (batch, 1, 1, 1))
-        unit = jnp.where(chosen, jnp.broadcast_to(grey, unit.shape), unit)
-    if augmentation.channel_shuffle > 0:
-        order = jnp.argsort(jax.random.uniform(order_key, (batch, 3)), axis=1)
-        chosen = jax.random.bernoulli(shuffle_key, augmentation.channel_shuffle, (batch, 1))
-        order = jnp.where(chosen, order, jnp.arange(3)[None, :])
-        unit = jnp.take_along_axis(unit, order[:, None, None, :], axis=3)
-    if augmentation.gamma > 0:
-        power = jax.random.uniform(gamma_key, (batch, 1, 1, 1), minval=-1.0, maxval=1.0) * augmentation.gamma
-        unit = jnp.maximum(unit, 1e-4) ** jnp.exp2(power)
-    if augmentation.gain > 0:
-        unit = unit * (1 + augmentation.gain * jax.random.uniform(gain_key, (batch, 1, 1, 3), minval=-1.0, maxval=1.0))
-    if augmentation.offset > 0:
-        unit = unit + augmentation.offset * jax.random.uniform(offset_key, (batch, 1, 1, 3), minval=-1.0, maxval=1.0)
-    return jnp.clip(unit, 0.0, 1.0)
+def random_erasing(key: jax.Array, batch: int, height: int, width: int, augmentation: Augmentation) -> jax.Array:
+    """bool [batch, height, width, 1]: the pixels to erase, those whose centre lies in the image's rectangle."""
+    chosen_key, rectangle_key = jax.random.split(key)
+    boxes = _random_rectangles(
+        rectangle_key, batch, height, width, augmentation.erase_area, augmentation.erase_ratio, (0, 0)
+    )
+    rows, columns = (
+        (start[:, None] <= jnp.arange(size)[None, :] + 0.5)
+        & (jnp.arange(size)[None, :] + 0.5 < (start + extent)[:, None])
+        for start, extent, size in ((boxes[:, 0], boxes[:, 2], height), (boxes[:, 1], boxes[:, 3], width))
+    )
+    chosen = jax.random.bernoulli(chosen_key, augmentation.erase, (batch, 1, 1))
+    return (rows[:, :, None] & columns[:, None, :] & chosen)[..., None]

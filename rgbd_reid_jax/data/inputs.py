@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rgbd_reid_jax.data import augment, representation
+from rgbd_reid_jax.data import augment, colour, representation, sensor
 from rgbd_reid_jax.data.augment import Augmentation
+
+_SENSOR, _ERASING = 1, 2  # further streams of random numbers, so that the others keep theirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,18 @@ def train_input(
     """
     geometry_key, value_key = jax.random.split(key)
     if modality == "rgb":
-        unit = augment.random_colour(value_key, batch["rgb"].astype(jnp.float32) / 255.0, augmentation)
+        unit = colour.random_colour(value_key, batch["rgb"].astype(jnp.float32) / 255.0, augmentation)
         image = representation.normalise_rgb(unit)
     else:
-        image = representation.depth_input(batch["depth"], batch["mask"], spec.depth_representation)
+        depth = sensor.random_depth(jax.random.fold_in(value_key, _SENSOR), batch["depth"], augmentation)
+        image = representation.depth_input(depth, batch["mask"], spec.depth_representation)
+        image = image[..., :1]  # the three channels stay equal: one is enough until the end
         if augmentation.depth_noise > 0:
-            noise = jax.random.normal(value_key, image.shape[:-1])[..., None]
-            image = image + augmentation.depth_noise * noise
+            image = image + augmentation.depth_noise * jax.random.normal(value_key, image.shape[:-1])[..., None]
     boxes = augment.random_boxes(geometry_key, image.shape[0], image.shape[1], image.shape[2], augmentation)
-    return augment.crop_and_resize(image, boxes, spec.height, spec.width)
+    image = augment.crop_and_resize(image, boxes, spec.height, spec.width)
+    if augmentation.erase > 0:
+        key = jax.random.fold_in(geometry_key, _ERASING)
+        erased = augment.random_erasing(key, image.shape[0], spec.height, spec.width, augmentation)
+        image = jnp.where(erased, representation.blank(modality, spec.depth_representation), image)
+    return jnp.broadcast_to(image, (*image.shape[:-1], 3))

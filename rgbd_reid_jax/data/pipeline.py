@@ -1,24 +1,38 @@
 """Endless training batches, deterministic in (seed, step), restartable at any step.
 
-A Grain pipeline over frame indices: shuffle each epoch anew, cut into global batches, let each process
-take its rows, fetch their images. The position is the whole state, so a restart costs nothing, and the
-global batch is the same for any number of processes. (Nothing starts several yet: jax.distributed is not
-wired.)
+A Grain pipeline: the rows of a step's global batch (`sampling`), of which each process takes its share and fetches
+the images, in threads and some batches ahead. The position is the whole state, so a restart costs nothing, and
+the global batch is the same for any number of processes. (Nothing starts several yet: jax.distributed is not wired.)
+
+Where images lie on the devices, a batch holds their rows instead, and `with_images` gathers them inside the step.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.data.dataset import Frames
+from rgbd_reid_jax.data.frames import NOWHERE, Frames, Placed
+from rgbd_reid_jax.data.sampling import SHUFFLE, Sampling, batch_rows
 
-_PREFETCHED_BATCHES = 4
+_SPARE_BATCHES = 2  # prefetched beyond those that the threads work on
+_ROWS = "rows"
+_SIDE = {"rgb": 0, "depth": 1, "mask": 1}  # the column of the rows that an image comes from
 
 
-class _Fetch(grain.transforms.Map):
-    """Indices [B] to this process's part of a batch."""
+class Fetch(grain.transforms.Map):
+    """The rows of the global batch, int [B, 2], to this process's part of a batch.
+
+    Args:
+        frames: the split.
+        images: which images a batch holds.
+        columns: further arrays [N, ...] whose rows travel with their frames.
+        process: (index, number) of processes that share the batch.
+        placed: images of `frames` on the devices, of which a batch holds the rows alone.
+    """
 
     def __init__(
         self,
@@ -26,15 +40,23 @@ class _Fetch(grain.transforms.Map):
         images: Sequence[str],
         columns: Mapping[str, np.ndarray],
         process: tuple[int, int],
+        placed: Placed,
     ):
-        self._frames, self._images, self._columns = frames, tuple(images), dict(columns)
+        self._frames, self._columns = frames, dict(columns)
+        self._images = [name for name in images if name not in placed.arrays]
+        self._placed = bool(placed.arrays)
         self._index, self._count = process
 
     def map(self, element: np.ndarray) -> dict[str, np.ndarray]:
         rows = len(element) // self._count
         mine = np.asarray(element[self._index * rows : (self._index + 1) * rows])
-        batch = self._frames.gather(mine, self._images)
-        batch.update({name: column[mine] for name, column in self._columns.items()})
+        batch = {}
+        for side in sorted({_SIDE[name] for name in self._images}):
+            names = [name for name in self._images if _SIDE[name] == side]
+            batch.update(self._frames.gather(mine[:, side], names))
+        if self._placed:
+            batch[_ROWS] = self._frames.positions(mine).astype(np.int32)
+        batch.update({name: column[mine[:, 0]] for name, column in self._columns.items()})
         return batch
 
 
@@ -45,6 +67,8 @@ def training_batches(
     columns: Mapping[str, np.ndarray],
     batch_size: int,
     seed: int,
+    sampling: Sampling = SHUFFLE,
+    placed: Placed = NOWHERE,
     process: tuple[int, int] = (0, 1),
 ) -> grain.IterDataset:
     """An endless stream of batches.
@@ -55,19 +79,34 @@ def training_batches(
         columns: further arrays [N, ...] whose rows travel with their frames (labels, targets).
         batch_size: rows of the global batch; at most N.
         seed: of the order.
+        sampling: which frames make up a batch.
+        placed: images of `frames` that lie on the devices; `with_images` puts them into a batch.
         process: (index, number) of processes that share the batch.
 
     Returns:
         A Grain dataset; its iterator's state (a small JSON-like dict) is the position.
 
     Raises:
-        InputError: the split holds fewer than `batch_size` frames, or processes do not divide it.
+        InputError: the split holds too few frames or people, or processes do not divide the batch.
     """
-    if batch_size > len(frames):
-        raise InputError(f"batch_size={batch_size} exceeds the {len(frames)} training frames; choose a smaller batch")
+    rows = batch_rows(sampling, frames.labels, batch_size, seed)
     if batch_size % process[1]:
         raise InputError(f"batch_size={batch_size} does not divide among {process[1]} processes; choose a multiple")
-    indices = grain.MapDataset.range(len(frames)).seed(seed).shuffle().repeat()
-    batches = indices.batch(batch_size, drop_remainder=True).map(_Fetch(frames, images, columns, process))
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
+    batches = rows.map(Fetch(frames, images, columns, process, placed))
+    return prefetched(batches, frames, placed)
+
+
+def prefetched(batches: grain.MapDataset, frames: Frames, placed: Placed) -> grain.IterDataset:
+    """The same batches in the same order, made ahead by the threads of `frames`."""
+    workers = 1 if placed.arrays else frames.workers
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + _SPARE_BATCHES)
     return batches.to_iter_dataset(options)
+
+
+def with_images(batch: Mapping[str, Any], placed: Placed) -> dict[str, jax.Array]:
+    """A batch whose images are `placed`'s where it holds rows of them; to be called under `jit`."""
+    batch = dict(batch)
+    if placed.arrays:
+        rows = batch.pop(_ROWS)
+        batch.update(placed.gather({name: rows[:, _SIDE[name]] for name in placed.arrays}))
+    return batch

@@ -93,6 +93,13 @@ def depth_input(depth_mm: jax.Array, mask: jax.Array, representation: str) -> ja
     return jnp.broadcast_to(one, (*one.shape[:-1], 3))
 
 
+def blank(modality: str, representation: str) -> float:
+    """The input where nothing was seen: the mean colour, or what an invalid pixel of depth becomes."""
+    if modality == "rgb":
+        return 0.0
+    return 1.0 if representation == "metric" else RELATIVE_LIMIT
+
+
 def rgb_input(rgb: jax.Array) -> jax.Array:
     """ImageNet-normalised colour: uint8 [B, H, W, 3] to float32 of the same shape."""
     unit = rgb.astype(jnp.float32) / 255.0

@@ -1,45 +1,175 @@
 """Losses between a student's embedding and its teacher's for the same instant.
 
-The paper's (arXiv:1810.11641, step II) is the squared error summed over batch and dimensions. The
-others are options: the mean makes the learning rate independent of batch and dimension, and normalised
-forms compare directions, as cosine retrieval does.
+The paper's (arXiv:1810.11641, step II) is the squared error summed over batch and dimensions. The others are options:
+
+- the mean makes the learning rate independent of batch and dimension; normalised forms and the cosine compare
+  directions, as cosine retrieval does;
+- relational distances and angles (RKD, Park et al., arXiv:1904.05068) compare the shape of the batch. They leave open
+  where it lies and how it is turned, so a loss on single rows has to stand beside them for retrieval across the two;
+- contrastive (InfoNCE, arXiv:1807.03748; CRD, arXiv:1910.10699): of all targets, a student's own has to be the nearest
+  in direction, so what all embeddings have in common no longer counts as agreement.
+
+They have one signature, `DISTILLATION_LOSSES[name](student, target, identity)`: float [B, D] twice, int32 [B] or None,
+and a float32 scalar; only `contrastive` looks at identities. Batches are global, as `pairs` says. `centred` takes a
+common mean out of both sides of any of them. `logits_divergence` is apart: it compares classifiers, not embeddings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 
-_EPSILON = 1e-3  # far below the length of a trained embedding; bounds the gradient at a zero row
+from rgbd_reid_jax.losses.pairs import EXACT, LARGEST, distances, l2_normalise, same
 
+DistillationLoss = Callable[..., jax.Array]
 
-def l2_normalise(embedding: jax.Array) -> jax.Array:
-    """Rows of unit length: float32 [B, D]; the gradient at a zero row is finite."""
-    return embedding * jax.lax.rsqrt(jnp.sum(embedding**2, axis=1, keepdims=True) + _EPSILON**2)
-
-
-def sum_squared(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Sum over batch and dimensions of (student - teacher)^2, the paper's loss."""
-    return jnp.sum((student - teacher) ** 2)
+_COLLAPSED = 1e-6  # mean distance below which a batch has no shape to compare; bounds the gradient
 
 
-def mean_squared(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Mean over batch and dimensions of (student - teacher)^2."""
-    return jnp.mean((student - teacher) ** 2)
+def sum_squared(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+    """Sum over batch and dimensions of (student - target)^2, the paper's loss."""
+    return jnp.sum(_difference(student, target) ** 2)
 
 
-def normalised_squared(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def mean_squared(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+    """Mean over batch and dimensions of (student - target)^2."""
+    return jnp.mean(_difference(student, target) ** 2)
+
+
+def normalised_squared(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
     """Mean over the batch of |s/|s| - t/|t||^2 = 2 - 2 cos(s, t), in [0, 4]."""
-    return jnp.mean(jnp.sum((l2_normalise(student) - l2_normalise(teacher)) ** 2, axis=1))
+    return jnp.mean(jnp.sum((_unit(student) - _unit(target)) ** 2, axis=1))
 
 
-DISTILLATION_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+def cosine(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+    """Mean over the batch of 1 - cos(s, t), in [0, 2]; a zero row has cosine 0 with all."""
+    return 1.0 - mean_cosine(student, target)
+
+
+def relational_distance(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+    """Huber loss (delta 1) between the distances of all pairs, each side's divided by its mean distance.
+
+    Mean over the pairs of different rows; 0 for a single row, which has none.
+    """
+    pairs = _distinct(len(student))
+    return _mean_huber(_relative_distances(student, pairs), _relative_distances(target, pairs), pairs)
+
+
+def relational_angle(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+    """Huber loss (delta 1) between the cosines of the angles at row j between rows i and k.
+
+    Mean over the triples of different rows; 0 if there are fewer than three. Takes B^2 D memory and B^3 D operations.
+    """
+    pairs = _distinct(len(student))
+    triples = pairs[:, :, None] & pairs[:, None, :] & pairs[None]
+    return _mean_huber(_angles(student), _angles(target), triples)
+
+
+def contrastive(
+    student: jax.Array, target: jax.Array, identity: jax.Array | None = None, *, temperature: float = 0.1
+) -> jax.Array:
+    """InfoNCE between students and targets, in both directions.
+
+        mean over i of -log(exp(s_ii) / (exp(s_ii) + sum over j of exp(s_ij))),  s_ij = cos(student_i, target_j) / T
+
+    and the same with i and j exchanged, averaged. j runs over the rows of other people: another frame of one's own
+    person is no negative.
+
+    Args:
+        student: float [B, D].
+        target: float [B, D].
+        identity: int32 [B]; None counts all other rows as negatives.
+        temperature: T > 0.
+
+    Returns:
+        float32 scalar, nats; 0 in a batch of one person.
+    """
+    similarity = jnp.matmul(_unit(student), _unit(target).T, precision=EXACT) / temperature
+    others = _distinct(len(student)) if identity is None else ~same(identity)
+    logits = jnp.where(others | jnp.eye(len(student), dtype=bool), similarity, -LARGEST)
+    forward, backward = (-jnp.diagonal(jax.nn.log_softmax(logits, axis=axis)).mean() for axis in (1, 0))
+    return 0.5 * (forward + backward)
+
+
+DISTILLATION_LOSSES: Mapping[str, DistillationLoss] = {
     "sum_squared": sum_squared,
     "mean_squared": mean_squared,
     "normalised_squared": normalised_squared,
+    "cosine": cosine,
+    "relational_distance": relational_distance,
+    "relational_angle": relational_angle,
+    "contrastive": contrastive,
 }
+
+
+def centred(loss: DistillationLoss, mean: jax.Array) -> DistillationLoss:
+    """The loss on embeddings from which a vector is subtracted, on both sides.
+
+    Embeddings after a ReLU share a large mean, so the cosines of any two are high: without it, losses on directions
+    see what tells people apart. Differences and distances do not change. Retrieval by cosine has to subtract it too.
+
+    Args:
+        loss: one of `DISTILLATION_LOSSES`.
+        mean: float [D], the mean of the teacher's embeddings over its training frames.
+    """
+
+    def on_centred(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+        return loss(_difference(student, mean[None]), _difference(target, mean[None]), identity)
+
+    return on_centred
+
+
+def logits_divergence(student: jax.Array, target: jax.Array, temperature: float = 4.0) -> jax.Array:
+    """T^2 KL(softmax(target / T) | softmax(student / T)), mean over the batch (Hinton et al., arXiv:1503.02531).
+
+    T^2 keeps the size of the gradient about the same for all temperatures.
+
+    Args:
+        student: float [B, C], the student's logits.
+        target: float [B, C], the teacher's, over the same identities.
+        temperature: T > 0.
+
+    Returns:
+        float32 scalar, nats.
+    """
+    log_student, log_target = (
+        jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=1) for logits in (student, target)
+    )
+    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(log_target) * (log_target - log_student), axis=1))
 
 
 def mean_cosine(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Mean cosine between the two embeddings of each row, a scale-free figure to watch."""
-    return jnp.mean(jnp.sum(l2_normalise(student) * l2_normalise(teacher), axis=1))
+    return jnp.mean(jnp.sum(_unit(student) * _unit(teacher), axis=1))
+
+
+def _difference(one: jax.Array, other: jax.Array) -> jax.Array:
+    return one.astype(jnp.float32) - other.astype(jnp.float32)
+
+
+def _unit(embedding: jax.Array) -> jax.Array:
+    return l2_normalise(embedding.astype(jnp.float32))
+
+
+def _distinct(count: int) -> jax.Array:
+    """bool [B, B]: pairs of different rows."""
+    return ~jnp.eye(count, dtype=bool)
+
+
+def _relative_distances(embedding: jax.Array, pairs: jax.Array) -> jax.Array:
+    """float32 [B, B]: distances divided by their mean over `pairs`."""
+    found = distances(embedding)
+    return found / jnp.maximum(found.sum() / jnp.maximum(pairs.sum(), 1), _COLLAPSED)
+
+
+def _angles(embedding: jax.Array) -> jax.Array:
+    """float32 [B, B, B]: at [j, i, k] the cosine of the angle at row j between rows i and k."""
+    embedding = embedding.astype(jnp.float32)
+    direction = l2_normalise(embedding[None] - embedding[:, None])  # from j to i
+    return jnp.einsum("jid,jkd->jik", direction, direction, precision=EXACT)
+
+
+def _mean_huber(student: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Huber loss with delta 1, mean over the mask."""
+    return jnp.sum(jnp.where(mask, optax.huber_loss(student, target), 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -36,7 +36,7 @@ from rgbd_reid_jax.metrics.distances import (
 
 __all__ = ["METRICS", "Ranks", "Side", "positive_ranks"]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FEW = 1 / 64  # share of a tile's pairs up to which it is cheaper to look at each than to count all
+_FEW = 1e-3  # share of a tile's pairs, per threshold, up to which it is cheaper to look at each than to count all
 _MANY = 4096  # pairs to decide from which it pays to look for equal gallery rows
 
 
@@ -226,7 +226,8 @@ class _Search:
         """Starts the work of every tile; the gallery is read once, the queries once per gallery block."""
         roundoff = counting.unit_roundoff(mesh)
         for begin in range(0, len(self._gallery.person), gallery_step):
-            block = _GalleryBlock(self._gallery, begin, min(begin + gallery_step, len(self._gallery.person)))
+            end = min(begin + gallery_step, len(self._gallery.person))
+            block = _GalleryBlock(self._gallery, begin, end, self._metric)
             items = slice(block.begin, block.end)
             operand = self._factors.gallery(block.begin, block.end, gallery_step)
             columns = counting.put_gallery(
@@ -277,27 +278,29 @@ class _Search:
         reach = np.asarray(tile.reach)
         within = int(np.bitwise_count(reach).sum())
         if within:
-            (self._count_few if within < reach.size * 8 * _FEW else self._count_many)(tile, reach)
+            (self._count_few if within < 8 * reach.size * tile.low.shape[1] * _FEW else self._count_many)(tile, reach)
 
     def _count_few(self, tile: "_Tile", reach: np.ndarray) -> None:
         """Counts the items within reach of the tile's queries; reach is uint8 [B, gallery block / 8], packed bits."""
         byte = np.flatnonzero(reach)
         place, bit = np.nonzero(np.unpackbits(reach.ravel()[byte]).reshape(-1, 8))
         rows, items = np.divmod(byte[place] * 8 + bit, reach.shape[1] * 8)
+        most = tile.low.shape[1]
+        low, high = (_keys(np.repeat(np.arange(len(bound)), most), bound.ravel()) for bound in (tile.low, tile.high))
+        ahead = np.zeros((len(tile.rows), most + 1), np.int64)
         for begin in range(0, len(rows), counting.PICKS):
             row, item = rows[begin : begin + counting.PICKS], items[begin : begin + counting.PICKS]
             fill = (0, counting.PICKS - len(row))
             values = tile.estimates.pick(np.pad(row, fill).astype(np.int32), np.pad(item, fill).astype(np.int32))
-            values = np.asarray(values)[: len(row), None]
+            keys = _keys(row, np.asarray(values)[: len(row)])
             # From `sure` on, a query's thresholds have the item ahead; between `perhaps` and `sure` it is open.
-            sure = (tile.low[row] <= values).sum(1)
-            perhaps = (tile.high[row] < values).sum(1)
-            ahead = np.zeros((len(tile.rows), tile.low.shape[1] + 1), np.int64)
+            sure = np.searchsorted(low, keys, "right") - row * most
+            perhaps = np.searchsorted(high, keys, "left") - row * most
             np.add.at(ahead, (row, sure), 1)
-            self._add(tile, np.cumsum(ahead, axis=1)[:, :-1])
             still = np.repeat(np.arange(len(row)), sure - perhaps)
             column = np.arange(len(still)) - np.repeat(np.cumsum(sure - perhaps) - sure, sure - perhaps)
             self._decide(tile, row[still], column, item[still])
+        self._add(tile, np.cumsum(ahead, axis=1)[:, :-1])
 
     def _count_many(self, tile: "_Tile", reach: np.ndarray) -> None:
         """Counts all items, whatever their number; memory stays bounded even if all are at one distance."""
@@ -358,8 +361,9 @@ class _Tile:
 class _GalleryBlock:
     """Rows begin..end - 1 of the gallery, and which of them are bit-equal."""
 
-    def __init__(self, gallery: Side, begin: int, end: int):
-        self._gallery, self.begin, self.end = gallery, begin, end
+    def __init__(self, gallery: Side, begin: int, end: int, metric: str):
+        self._arrays = [gallery.embedding] + ([gallery.gate] if metric == "gated" and gallery.gate is not None else [])
+        self.begin, self.end = begin, end
         self._first: np.ndarray | None = None
 
     def first_equal(self) -> np.ndarray:
@@ -367,12 +371,17 @@ class _GalleryBlock:
         collapsed, or its embeddings are coarsely rounded, few distances stand for many.
         """
         if self._first is None:
-            arrays = [self._gallery.embedding] + ([] if self._gallery.gate is None else [self._gallery.gate])
-            values = np.concatenate([array[self.begin : self.end] for array in arrays], axis=1)
+            values = np.concatenate([array[self.begin : self.end] for array in self._arrays], axis=1)
             rows = values.view(np.dtype((np.void, values.shape[1] * values.itemsize)))[:, 0]
             _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
             self._first = first[inverse]
         return self._first
+
+
+def _keys(row: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """int64 [n] that sort by int64 row, then by float32 value."""
+    bits = (value + np.float32(0)).view(np.int32)  # the sum turns -0 into 0
+    return (row << 32) + np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def _padded(array: np.ndarray, count: int, fill: float) -> np.ndarray:

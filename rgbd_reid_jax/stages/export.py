@@ -40,7 +40,7 @@ def run_export(job: Job) -> None:
         (job.workdir.export / f"{modality}.stablehlo").unlink(missing_ok=True)
         (job.workdir.export / f"{modality}.json").unlink(missing_ok=True)
         params, batch_stats = job.trained(stage)
-        frames = job.frames(job.settings.evaluation.splits[-1])
+        frames = job.frames_of(job.settings.evaluation.splits[-1], modality)
         images = frames.gather(np.arange(min(_ROWS, len(frames))), RAW_IMAGES[modality])
         facts = {
             "method": job.settings.method,

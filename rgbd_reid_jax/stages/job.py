@@ -12,9 +12,11 @@ from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import make_mesh
 from rgbd_reid_jax.core.progress import say
-from rgbd_reid_jax.data.dataset import Frames, identities, open_dataset, read_split
+from rgbd_reid_jax.data.dataset import open_dataset
+from rgbd_reid_jax.data.frames import Frames, having, read_split, recorded, subset
+from rgbd_reid_jax.data.sampling import usable
 from rgbd_reid_jax.evaluation.embed import Embedder, Encoder, labelled
-from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.embeddings import MODALITIES, Embeddings
 from rgbd_reid_jax.stages.settings import Settings
 from rgbd_reid_jax.stages.workdir import Workdir
 from rgbd_reid_jax.training.freeze import merge
@@ -45,7 +47,7 @@ class Job:
             InputError: the data cannot be had, or the workdir's run uses other data.
         """
         wanted = self.settings.dataset
-        builder = open_dataset(wanted.name, wanted.config, wanted.overrides(), wanted.data_dir)
+        builder = open_dataset(wanted.name, wanted.config, wanted.overrides(), wanted.data_dir, wanted.manual_dir)
         say("dataset", f"{builder.info.full_name} in {pathlib.Path(builder.data_dir)}")
         self.workdir.claim_dataset(builder.info.full_name, fingerprint(builder))
         return builder
@@ -53,12 +55,53 @@ class Job:
     @functools.cache  # noqa: B019 (a job lives as long as the process)
     def frames(self, split: str) -> Frames:
         """One split, read once."""
-        return read_split(self.dataset, split, self.settings.dataset.cache)
+        wanted = self.settings.dataset
+        return read_split(self.dataset, split, wanted.cache, wanted.workers)
 
-    @functools.cached_property
-    def train_labels(self) -> tuple[np.ndarray, int]:
-        """Identity labels int32 [N] of the training frames, and how many identities there are."""
-        return identities(self.frames("train").labels["person_id"])
+    @functools.cache  # noqa: B019
+    def frames_of(self, split: str, modality: str) -> Frames:
+        """The frames of a split of which `modality` was recorded.
+
+        Raises:
+            InputError: there are none.
+        """
+        frames = having(self.frames(split), modality)
+        if not len(frames):
+            raise InputError(
+                f"no frame of split {split} of {self.dataset.info.full_name} has a {modality} image; "
+                "choose a dataset with both modalities"
+            )
+        return frames
+
+    def training_frames(self, stage: str) -> Frames:
+        """The training frames that a stage can use.
+
+        Raises:
+            InputError: there are none, or some are of no use to a stage that needs all: the student's teacher sees
+                the other image of each of its frames.
+        """
+        wanted, frames = self.settings.training[stage], self.frames("train")
+        if stage == "student":
+            self._check_pairs(frames)
+        modalities = MODALITIES if wanted.modality == "both" else (wanted.modality,)
+        chosen = usable(wanted.sampling, frames.labels, modalities)
+        if not chosen.any():
+            raise InputError(
+                f"no training frame of {self.dataset.info.full_name} has what stage {stage} with "
+                f"training.{stage}.sampling.name={wanted.sampling.name!r} needs ({' and '.join(modalities)}); "
+                "choose another dataset" + (", or pk_cross_modal" if len(modalities) > 1 else "")
+            )
+        return subset(frames, chosen)
+
+    def _check_pairs(self, frames: Frames) -> None:
+        lacking = np.flatnonzero(~(recorded(frames, "rgb") & recorded(frames, "depth")))
+        if len(lacking):
+            recording, frame = (frames.labels[name][lacking[0]] for name in ("recording_id", "frame_id"))
+            raise InputError(
+                f"{len(lacking)} of {len(frames)} training frames of {self.dataset.info.full_name} lack one of the two "
+                f"images (the first: recording {recording}, frame {frame}), and distillation needs pairs; leave them "
+                "out of the train split, or use configs/one_stream.py with sampling.name=pk_cross_modal"
+            )
 
     def key(self, stage: str) -> jax.Array:
         """The PRNG key of a training stage."""
@@ -101,7 +144,7 @@ class Job:
     def embeddings(self, split: str, modality: str) -> Embeddings:
         """Embeds a split with the trained encoder of `modality`."""
         params, batch_stats = self.trained(self.settings.encoders[modality])
-        frames = self.frames(split)
+        frames = self.frames_of(split, modality)
         return labelled(
             self.embedder(modality)(params, batch_stats, frames, f"embed {split} {modality}"), frames, modality
         )

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.data.dataset import CACHES
+from rgbd_reid_jax.data.frames import CACHES
 from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
+from rgbd_reid_jax.data.sampling import SAMPLERS
 from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES
 from rgbd_reid_jax.metrics.embeddings import MODALITIES
-from rgbd_reid_jax.metrics.ranking import PROTOCOLS
+from rgbd_reid_jax.metrics.ranking import RULES
 from rgbd_reid_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -52,9 +53,10 @@ _CHOICES: Mapping[str, Sequence[Any] | Mapping[str, Any]] = {
     "training.one_stream.modality": ("both",),
     "training.student.loss": DISTILLATION_LOSSES,
     "training.*.frozen_norm": ("batch", "running"),
+    "training.*.sampling.name": SAMPLERS,
     "training.*.optimizer.name": OPTIMIZERS,
     "training.*.optimizer.schedule": SCHEDULES,
-    "evaluation.protocol": PROTOCOLS,
+    "evaluation.protocol": RULES,
     "evaluation.splits": ("train", "validation", "test"),
     "export.platforms": ("cpu", "cuda", "rocm", "tpu"),
 }
@@ -63,6 +65,7 @@ _RANGES: Mapping[str, Rule] = {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),  # what Grain takes
     "stages": _NAMES,
     "encoders": (lambda value: set(value) == set(MODALITIES), f"given for {' and '.join(MODALITIES)}"),
+    "dataset.workers": _at_least(0),
     "input.height": _at_least(16),
     "input.width": _at_least(16),
     "model.embedding_dim": _at_least(1),
@@ -72,6 +75,8 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.log_every": _at_least(1),
     "training.*.evaluate_every": _at_least(1),
     "training.*.smoothing": _BELOW_ONE,
+    "training.*.sampling.people": _at_least(1),
+    "training.*.sampling.frames": _at_least(1),
     "training.*.freeze": _FREEZE,
     "training.*.optimizer.learning_rate": _POSITIVE,
     "training.*.optimizer.weight_decay": _at_least(0),
@@ -81,6 +86,16 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.augmentation.flip": _SHARE,
     "training.*.augmentation.grey": _SHARE,
     "training.*.augmentation.channel_shuffle": _SHARE,
+    "training.*.augmentation.erase": _SHARE,
+    "training.*.augmentation.erase_area": _pair(1),
+    "training.*.augmentation.erase_ratio": _pair(math.inf),
+    "training.*.augmentation.channel_exchange": _SHARE,
+    "training.*.augmentation.brightness": _SHARE,
+    "training.*.augmentation.contrast": _SHARE,
+    "training.*.augmentation.saturation": _SHARE,
+    "training.*.augmentation.hue": (lambda value: 0 <= value <= 0.5, "from 0 to 0.5"),
+    "training.*.augmentation.depth_step": _at_least(0),
+    "training.*.augmentation.depth_holes": _SHARE,
     "training.*.augmentation.gain": _at_least(0),
     "training.*.augmentation.offset": _at_least(0),
     "training.*.augmentation.gamma": _at_least(0),

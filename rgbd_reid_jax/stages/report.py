@@ -4,6 +4,7 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.reporting.report import Frames, write_report
 from rgbd_reid_jax.stages.job import Job
@@ -18,7 +19,10 @@ def run_report(job: Job) -> None:
     job.workdir.require("evaluation")
     split = job.settings.evaluation.splits[-1]
     sets = {modality: Embeddings.load(job.workdir.embeddings(split, modality)) for modality in job.settings.encoders}
-    images = job.frames(split).gather(np.arange(len(job.frames(split))), ("rgb", "depth", "mask"))
+    images: dict[str, np.ndarray] = {}
+    for modality, names in RAW_IMAGES.items():
+        frames = job.frames_of(split, modality)
+        images |= frames.gather(np.arange(len(frames)), names)
     write_report(
         job.workdir.report.parent,
         title=f"{job.settings.method} on {job.dataset.info.full_name}",

@@ -1,6 +1,5 @@
 """A run's settings as plain dataclasses: what `configs/*.py` say, checked once at the edge."""
 
-import ast
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +8,9 @@ import jax
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.dataset import dataset_config
+from rgbd_reid_jax.data.dataset import dataset_config, parse_knobs
 from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.data.sampling import SHUFFLE, Sampling
 from rgbd_reid_jax.metrics.embeddings import MODALITIES
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.stages.ranges import check_choice, check_ranges
@@ -23,30 +23,33 @@ _FIGURES = ("mAP", "rank1", "rank5", "rank10")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """Which data: `knobs` is "name=value,name=value", changes to the named builder config."""
+    """Which data, and how they are kept.
+
+    Attributes:
+        name: of the dataset.
+        config: a named builder config.
+        knobs: "name=value,name=value", changes to that config.
+        data_dir: TFDS data folder; "" takes the default.
+        manual_dir: the user's own files, for a dataset that is made of them and is not built yet; "" where not given.
+        cache: where decoded images are kept, one of `frames.CACHES`.
+        workers: threads that decode; 0 takes one for each core.
+    """
 
     name: str
     config: str
     knobs: str
     data_dir: str
     cache: str
+    workers: int = 0
+    manual_dir: str = ""
 
     def overrides(self) -> dict[str, Any]:
         """`knobs` as a dict.
 
         Raises:
-            InputError: not of the form name=value,name=value.
+            InputError: not of that form.
         """
-        found = {}
-        for part in filter(None, (part.strip() for part in self.knobs.split(","))):
-            name, equals, value = part.partition("=")
-            if not equals:
-                raise InputError(f"dataset.knobs={self.knobs!r}: {part!r} is not of the form name=value")
-            try:
-                found[name.strip()] = ast.literal_eval(value.strip())
-            except (ValueError, SyntaxError, TypeError):
-                raise InputError(f"dataset.knobs={self.knobs!r}: {value!r} is no number or quoted text") from None
-        return found
+        return parse_knobs(self.knobs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,7 @@ class TrainingSettings:
         score: validation figure that selects the checkpoint; "" takes the last.
         optimizer: optimizer and schedule.
         augmentation: of the training images.
+        sampling: which frames make up a batch.
         smoothing: label smoothing of identity losses.
         loss: distillation loss (student).
         freeze: (regular expression, "train" | "freeze") rules over parameter paths (student).
@@ -87,6 +91,7 @@ class TrainingSettings:
     score: str
     optimizer: OptimizerSpec
     augmentation: Augmentation
+    sampling: Sampling = SHUFFLE
     smoothing: float = 0.0
     loss: str = ""
     freeze: Rules = ()
@@ -153,7 +158,7 @@ def _dataclass(kind: type, values: Mapping[str, Any], path: str) -> Any:
 
 def _training(values: Mapping[str, Any], path: str) -> TrainingSettings:
     values = dict(values)
-    for name, kind in (("optimizer", OptimizerSpec), ("augmentation", Augmentation)):
+    for name, kind in (("optimizer", OptimizerSpec), ("augmentation", Augmentation), ("sampling", Sampling)):
         values[name] = _dataclass(kind, values.get(name, {}), f"{path}.{name}")
     return _dataclass(TrainingSettings, values, path)
 
@@ -231,6 +236,7 @@ def _check_encoders(settings: Settings) -> None:
 def _check_training(settings: Settings, name: str) -> None:
     """The optimizer can be made, the score is one that the stage measures, freeze rules fit the parameters."""
     stage = settings.training[name]
+    _check_sampling(stage, name)
     make_optimizer(stage.optimizer, stage.steps)
     pairs = settings.directions(name)
     scores = [f"eval/{query}_to_{gallery}/{figure}" for query, gallery in pairs for figure in _FIGURES]
@@ -243,3 +249,19 @@ def _check_training(settings: Settings, name: str) -> None:
         trainable, _ = partition(params, stage.freeze)
         if not trainable:
             raise InputError(f"config.training.{name}.freeze leaves nothing to train; say 'train' in one of its rules")
+
+
+def _check_sampling(stage: TrainingSettings, name: str) -> None:
+    """The batch is as large as the sampling makes it, and the stage can use its pairs."""
+    sampling = stage.sampling
+    rows = sampling.people * sampling.frames
+    if sampling.name != "shuffle" and stage.batch_size != rows:
+        raise InputError(
+            f"config.training.{name}.batch_size={stage.batch_size} is not sampling.people x sampling.frames = "
+            f"{sampling.people} x {sampling.frames}; say --config.training.{name}.batch_size={rows} or change these"
+        )
+    if sampling.name == "pk_cross_modal" and stage.modality != "both":
+        raise InputError(
+            f"config.training.{name}.sampling.name='pk_cross_modal' is for networks that see both modalities; "
+            "choose pk or pk_cross_camera"
+        )

@@ -10,9 +10,11 @@ from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch
 from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.data.frames import IMAGES, Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, labelled
 from rgbd_reid_jax.metrics.ranking import as_results, rank
+from rgbd_reid_jax.stages.galleries import check_validation
 from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.settings import TrainingSettings
 from rgbd_reid_jax.training import objectives
@@ -31,7 +33,8 @@ def run_teacher(job: Job) -> int | None:
         As of the other training stages, the step of the checkpoint that later stages use.
 
     Raises:
-        InputError: it would be trained anew beside a student of the teacher before it.
+        InputError: it would be trained anew beside a student of the teacher before it, or the training frames
+            cannot serve it or the student.
     """
     stage = job.settings.training["teacher"]
     student = job.workdir.checkpoints("student")
@@ -40,25 +43,30 @@ def run_teacher(job: Job) -> int | None:
             f"{student} was distilled from another teacher than the one to be trained now; "
             "delete that folder too and run the same command again"
         )
-    labels, count = job.train_labels
+    if "student" in job.settings.stages:
+        job.training_frames("student")  # refused before the teacher's work rather than after it
+    frames = job.training_frames("teacher")
+    labels, count = identities(frames.labels["person_id"])
     model = job.settings.network(count)
     objective = objectives.identity_objective(
         model, job.settings.input, stage.modality, stage.augmentation, smoothing=stage.smoothing
     )
     validate = _Validation(job, "teacher", {stage.modality: None})
-    return _run(job, "teacher", model.init, RAW_IMAGES[stage.modality], {"identity": labels}, objective, validate)
+    images = RAW_IMAGES[stage.modality]
+    return _run(job, "teacher", model.init, frames, images, {"identity": labels}, objective, validate)
 
 
 def run_one_stream(job: Job) -> int | None:
     """Trains one network on batches that mix both modalities."""
     stage = job.settings.training["one_stream"]
-    labels, count = job.train_labels
+    frames = job.training_frames("one_stream")
+    labels, count = identities(frames.labels["person_id"])
     model = job.settings.network(count)
     objective = objectives.one_stream_objective(
         model, job.settings.input, stage.augmentation, smoothing=stage.smoothing
     )
     validate = _Validation(job, "one_stream", {"rgb": None, "depth": None})
-    return _run(job, "one_stream", model.init, ("rgb", "depth", "mask"), {"identity": labels}, objective, validate)
+    return _run(job, "one_stream", model.init, frames, IMAGES, {"identity": labels}, objective, validate)
 
 
 def run_student(job: Job) -> int | None:
@@ -66,8 +74,9 @@ def run_student(job: Job) -> int | None:
     stage = job.settings.training["student"]
     taught = job.settings.training["teacher"].modality
     params, batch_stats = job.trained("teacher")
+    frames = job.training_frames("student")
     model = job.settings.network(None)
-    target = job.embedder(taught, raw=True)(params, batch_stats, job.frames("train"), "student targets")
+    target = job.embedder(taught, raw=True)(params, batch_stats, frames, "student targets")
     _, frozen = partition(params, stage.freeze or _ALL_TRAIN)
     running = frozen_norms(frozen) if stage.frozen_norm == "running" else frozenset()
     objective = objectives.distillation_objective(
@@ -78,13 +87,15 @@ def run_student(job: Job) -> int | None:
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         return params, batch_stats
 
-    return _run(job, "student", from_teacher, RAW_IMAGES[stage.modality], {"target": target}, objective, validate)
+    images = RAW_IMAGES[stage.modality]
+    return _run(job, "student", from_teacher, frames, images, {"target": target}, objective, validate)
 
 
 def _run(
     job: Job,
     name: str,
     init: Any,
+    frames: Frames,
     images: tuple[str, ...],
     columns: Mapping[str, np.ndarray],
     objective: objectives.Objective,
@@ -92,6 +103,20 @@ def _run(
 ) -> int | None:
     """Trains one stage from `init(key, height, width)` or its latest checkpoint; the step that was best."""
     stage: TrainingSettings = job.settings.training[name]
+    placed = frames.placed(images, job.mesh)
+    batches = iter(
+        training_batches(
+            frames,
+            images=images,
+            columns=columns,
+            batch_size=stage.batch_size,
+            seed=job.settings.seed,
+            sampling=stage.sampling,
+            placed=placed,
+            process=(jax.process_index(), jax.process_count()),
+        )
+    )
+    batches.start_prefetch()  # the first ones are decoded while the network is made
     size = job.settings.input
     key = job.key(name)
     params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
@@ -100,18 +125,11 @@ def _run(
     state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, optimizer)
     weights = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     say(name, f"{weights:,} weights train, {sum(leaf.size for leaf in jax.tree.leaves(frozen)):,} are frozen")
-    batches = training_batches(
-        job.frames("train"),
-        images=images,
-        columns=columns,
-        batch_size=stage.batch_size,
-        seed=job.settings.seed,
-        process=(jax.process_index(), jax.process_count()),
-    )
     plan = Plan(name, stage.steps, stage.batch_size, stage.log_every, stage.evaluate_every, stage.score)
     schedule = make_schedule(stage.optimizer, stage.steps)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
-        train(plan, state, objective, optimizer, schedule, batches, validate, checkpoints, job.record, job.mesh)
+        tools = (validate, checkpoints, job.record, job.mesh)
+        train(plan, state, objective, optimizer, schedule, batches, *tools, placed)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best
@@ -139,7 +157,8 @@ class _Validation:
     """
 
     def __init__(self, job: Job, stage: str, networks: Mapping[str, tuple[Any, Any] | None]):
-        self._frames = job.frames("validation")
+        check_validation(job, stage)
+        self._frames = {modality: job.frames_of("validation", modality) for modality in networks}
         self._protocol = job.settings.evaluation.protocol
         self._directions = job.settings.directions(stage)
         self._embedders = {modality: job.embedder(modality) for modality in networks}
@@ -148,7 +167,8 @@ class _Validation:
         }
 
     def _embed(self, modality: str, params: Any, batch_stats: Any):
-        return labelled(self._embedders[modality](params, batch_stats, self._frames), self._frames, modality)
+        frames = self._frames[modality]
+        return labelled(self._embedders[modality](params, batch_stats, frames), frames, modality)
 
     def __call__(self, params: Any, batch_stats: Any) -> dict[str, float]:
         """{"eval/rgb_to_depth/mAP": ..., ...} of the directions, fractions of 1."""

@@ -15,7 +15,8 @@ from typing import Any
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 
-_PLACES = ("data_dir", "cache")  # where and how data are kept does not change what a run computes
+# Where and how data are kept does not change what a run computes.
+_PLACES = ("data_dir", "manual_dir", "cache", "workers")
 
 
 class Workdir:

@@ -3,13 +3,14 @@
 Two invariants. The state after step n depends on the configuration, the data and n alone: batches are a
 function of the position, random numbers of (key, step). On a CPU with the same number of cores and devices
 that holds bit for bit; another number sums in another order, so it changes the rounding, and an
-accelerator repeats itself as far as its own operations do. And no step waits for the host: figures are
-read only when a line is due.
+accelerator repeats itself as far as its own operations do. And no step waits for the host: it has the next
+step's batch and program ready one step ahead, and figures are read only when a line is due.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -23,6 +24,8 @@ from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.core.signals import StopRequest
+from rgbd_reid_jax.data.frames import NOWHERE, Placed
+from rgbd_reid_jax.data.pipeline import with_images
 from rgbd_reid_jax.training.freeze import merge
 from rgbd_reid_jax.training.objectives import Objective
 from rgbd_reid_jax.training.record import Record
@@ -53,9 +56,12 @@ class Plan:
 
 
 def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One update as a pure function: (state, batch) to (state, figures)."""
+    """One update as a pure function: (state, batch, images on the devices) to (state, figures)."""
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], placed: Placed = NOWHERE
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = with_images(batch, placed)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def loss_fn(trainable: Any):
@@ -81,11 +87,12 @@ def train(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    batches: grain.IterDataset,
+    batches: grain.IterDataset | grain.DatasetIterator,
     evaluate: Evaluate,
     checkpoints: Checkpoints,
     record: Record,
     mesh: jax.sharding.Mesh,
+    placed: Placed = NOWHERE,
 ) -> TrainState:
     """Trains from the latest checkpoint, or from `state`, to the last step.
 
@@ -95,11 +102,12 @@ def train(
         objective: what to minimise.
         optimizer: how.
         schedule: step to learning rate, for the log.
-        batches: endless Grain dataset of this process's rows.
+        batches: endless Grain dataset of this process's rows, or its iterator.
         evaluate: (params, batch_stats) to figures on validation people.
         checkpoints: where to go on from and where to save.
         record: where figures go; closed at the end.
         mesh: all devices.
+        placed: images on the devices, where batches hold only their rows.
 
     Returns:
         The state after the last step; checkpoints hold it and, if another, the best one.
@@ -113,18 +121,24 @@ def train(
     record.rewind(plan.stage, start)
     step_fn = jax.jit(make_step(objective, optimizer), donate_argnums=0)
     progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.batch_size)
+    waiting = DataWait()
+    before: Any = None
     with StopRequest() as stop, record:
         for done in range(start + 1, plan.steps + 1):
-            state, figures = step_fn(state, shard_batch(next(iterator), mesh))
+            state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed)
+            jax.block_until_ready(before)  # one step ahead of the devices, no more: batches would pile up on them
+            before = figures
             if done == start + 1:
                 jax.block_until_ready(state.step)
                 progress.restart(done)  # the rate is that of training steps, without compilation
+                waiting.restart()
             evaluating = done % plan.evaluate_every == 0 or done == plan.steps
             if evaluating or done % plan.log_every == 0:
-                _log(plan, done, figures, float(np.asarray(schedule(done - 1))), progress, record)
+                _log(plan, done, figures, float(np.asarray(schedule(done - 1))), progress, record, waiting)
             if evaluating:
                 with progress.paused():
                     _validate(plan, done, state, evaluate, checkpoints, record, iterator)
+                waiting.restart()
             if stop.requested:
                 _finite(plan, done, figures)
                 checkpoints.save(done, state, iterator.get_state())
@@ -134,6 +148,29 @@ def train(
         what = f"step {int(state.step)}/{plan.steps} of stage {plan.stage}, which is saved"
         raise Interrupted(f"stopped by {stop.name} after {what}; run the same command to go on")
     return state
+
+
+class DataWait:
+    """The share of its time that the loop waits for the next batch."""
+
+    def __init__(self):
+        self.restart()
+
+    def next(self, iterator: Iterator[Any]) -> Any:
+        """The iterator's next batch; the time until it is there counts as waiting."""
+        began = time.perf_counter()
+        batch = next(iterator)
+        self._waited += time.perf_counter() - began
+        self._count += 1
+        return batch
+
+    def share(self) -> float | None:
+        """From 0 to 1, since the start; None where no batch was taken since then."""
+        return self._waited / max(time.perf_counter() - self._began, 1e-9) if self._count else None
+
+    def restart(self) -> None:
+        """Measures from now on."""
+        self._began, self._waited, self._count = time.perf_counter(), 0.0, 0
 
 
 def _latest(
@@ -160,12 +197,24 @@ def _finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> dict[str, floa
     return values
 
 
-def _log(plan: Plan, done: int, figures: Mapping[str, Any], rate: float, progress: Progress, record: Record) -> None:
+def _log(
+    plan: Plan,
+    done: int,
+    figures: Mapping[str, Any],
+    rate: float,
+    progress: Progress,
+    record: Record,
+    waiting: DataWait,
+) -> None:
     values = _finite(plan, done, figures)
     shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
+    speed, share = progress.rate(done), waiting.share()
+    timed = {}
+    if speed is not None and share is not None:
+        timed = {"images_per_s": speed, "data_wait": share}
+        shown["data_wait"] = f"{100 * share:.1f} %"
+    waiting.restart()
     progress.update(done, **shown)
-    speed = progress.rate(done)
-    timed = {} if speed is None else {"images_per_s": speed}
     record.write(plan.stage, done, {**values, "learning_rate": rate, **timed})
 
 

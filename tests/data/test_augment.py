@@ -47,6 +47,18 @@ def test_crops_equal_a_bilinear_loop(images):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(130, 70), (200, 30), (60, 90), (9, 5)])
+def test_neighbouring_pixels_and_matrices_agree(size):
+    """Images over the limit, larger, smaller and much smaller, mirrored and not."""
+    large = jnp.asarray(np.random.default_rng(1).random((6, 130, 70, 2)), jnp.float32)
+    boxes = random_boxes(_KEY, 6, 130, 70, Augmentation(crop_area=(0.3, 1.0), crop_ratio=(1.0, 3.0)))
+    assert len(set(np.sign(boxes[:, 3]))) == 2
+    matrices = jax.jit(augment._by_matrices, static_argnums=(2, 3))(large, boxes, *size)
+    np.testing.assert_allclose(crop_and_resize(large, boxes, *size), matrices, atol=2e-5)
+    taps = jax.jit(lambda images, boxes: augment.crop_and_resize(images, boxes, *size)).lower(large, boxes).as_text()
+    assert "dot_general" not in taps  # a CPU takes the other way
+
+
 def test_the_whole_box_at_the_same_size_is_the_image(images):
     np.testing.assert_allclose(crop_and_resize(images, whole(images), 12, 7), images, atol=1e-6)
     assert augment.resize(images, 12, 7) is images
@@ -122,3 +134,39 @@ def test_boxes_are_a_function_of_the_key():
     other = random_boxes(jax.random.key(4), 2000, 64, 32, Augmentation())
     np.testing.assert_array_equal(first, again)
     assert (np.asarray(first) != np.asarray(other)).any(axis=1).all()
+
+
+random_erasing = jax.jit(augment.random_erasing, static_argnums=(1, 2, 3, 4))
+
+
+def test_what_is_erased_is_one_rectangle_of_the_asked_area_and_ratio():
+    masks = np.asarray(random_erasing(_KEY, 3000, 128, 64, Augmentation(erase=1.0)))[..., 0]
+    areas, ratios, tops, lefts = [], [], [], []
+    for mask in masks:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        tall, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert mask.sum() == tall * wide == len(rows) * len(columns)
+        areas.append(tall * wide / mask.size)
+        ratios.append(tall / wide)
+        tops.append(rows[0])
+        lefts.append(columns[0])
+    assert 0.015 < min(areas) < 0.03  # to half a pixel at each edge
+    assert 0.37 < max(areas) < 0.42
+    assert 0.25 < min(ratios) < 0.5
+    assert 2.5 < max(ratios) < 4.0
+    assert np.mean(areas) == pytest.approx(0.21, abs=0.02)  # uniform, but for large wide ones that do not fit
+    assert min(tops) == min(lefts) == 0
+    assert max(tops) > 90
+    assert max(lefts) > 45
+
+
+def test_erasing_comes_as_often_as_asked():
+    for probability, low, high in [(0.0, 0, 0), (1.0, 1, 1), (0.5, 0.46, 0.54)]:
+        some = Augmentation(erase=probability, erase_area=(0.1, 0.2), erase_ratio=(1.0, 1.0))  # it always fits
+        masks = np.asarray(random_erasing(_KEY, 2000, 16, 8, some))
+        assert low <= masks.any(axis=(1, 2, 3)).mean() <= high
+
+
+def test_an_image_in_which_nothing_fits_is_left_whole():
+    wide = Augmentation(erase=1.0, erase_area=(0.9, 0.9), erase_ratio=(0.2, 0.2))
+    assert not np.asarray(random_erasing(_KEY, 20, 64, 16, wide)).any()

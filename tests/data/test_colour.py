@@ -1,18 +1,22 @@
 """Colour augmentation: each switch alone does what it says, and nothing else."""
 
+import colorsys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
-from rgbd_reid_jax.data import augment
+from rgbd_reid_jax.data import colour
 from rgbd_reid_jax.data.augment import Augmentation
 
 _KEY = jax.random.key(5)
-random_colour = jax.jit(augment.random_colour, static_argnums=2)
-_ALL: dict[str, Any] = {"gain": 0.9, "offset": 0.9, "gamma": 2.0, "grey": 0.5, "channel_shuffle": 0.5}
+random_colour = jax.jit(colour.random_colour, static_argnums=2)
+_CHANNELS: dict[str, Any] = {"gain": 0.9, "offset": 0.9, "gamma": 2.0, "grey": 0.5, "channel_shuffle": 0.5}
+_JITTER: dict[str, Any] = {"brightness": 0.9, "contrast": 0.9, "saturation": 0.9, "hue": 0.5}
+_ALL = {**_CHANNELS, **_JITTER, "channel_exchange": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +110,75 @@ def test_colour_is_a_function_of_the_key(unit):
     np.testing.assert_array_equal(first, again)
     other = random_colour(jax.random.key(6), unit, Augmentation(**_ALL))
     assert (np.asarray(other) != first).any()
+
+
+def test_exchange_puts_one_channel_in_place_of_all(unit):
+    found, before = changed(unit, channel_exchange=1.0)
+    channels = []
+    for new, old in zip(found, before, strict=True):
+        (channel,) = [c for c in range(3) if np.array_equal(new, old[..., [c, c, c]])]
+        channels.append(channel)
+    assert min(np.bincount(channels, minlength=3)) >= 10  # of 64; 21 are expected
+
+
+def test_exchange_comes_as_often_as_asked(unit):
+    found, before = changed(unit, channel_exchange=0.3)
+    other = (found != before).any(axis=(1, 2, 3))
+    assert 0.15 < other.mean() < 0.45
+    np.testing.assert_array_equal(found[~other], before[~other])
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """uint8 [64, 4, 3, 3] over the whole range, with grey, black and white pixels."""
+    pixels = np.random.default_rng(2).integers(0, 256, (64, 4, 3, 3)).astype(np.uint8)
+    pixels[:, 0, 0], pixels[:, 0, 1], pixels[:, 0, 2] = 0, 255, 77
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "enhancer"),
+    [("brightness", ImageEnhance.Brightness), ("contrast", ImageEnhance.Contrast), ("saturation", ImageEnhance.Color)],
+)
+def test_jitter_is_what_pillow_does_with_some_factor(photo, name, enhancer):
+    found = 255 * np.asarray(random_colour(_KEY, jnp.asarray(photo / 255, jnp.float32), Augmentation(**{name: 0.5})))
+    factors = []
+    for new, old in zip(found, photo, strict=True):
+        candidates = np.linspace(0.5, 1.5, 201)
+        results = [np.asarray(enhancer(Image.fromarray(old)).enhance(factor), np.float64) for factor in candidates]
+        errors = [np.abs(result - new).max() for result in results]
+        assert min(errors) < 2.5  # Pillow rounds the mean, the grey and the result, and the factors are 0.005 apart
+        factors.append(candidates[int(np.argmin(errors))])
+    assert 0.5 <= min(factors) < 0.6
+    assert 1.4 < max(factors) <= 1.5
+
+
+def test_hue_turns_as_colorsys_does(photo):
+    shift = np.linspace(-0.5, 0.5, 64)
+    unit = photo / 255
+    found = jax.jit(colour.shift_hue)(
+        jnp.asarray(unit, jnp.float32), jnp.asarray(shift, jnp.float32)[:, None, None, None]
+    )
+    for image, turn, new in zip(unit, shift, np.asarray(found), strict=True):
+        for old_pixel, new_pixel in zip(image.reshape(-1, 3), new.reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*old_pixel)
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+            np.testing.assert_allclose(new_pixel, expected, atol=2e-5)
+
+
+def test_hue_is_turned_by_one_random_angle_per_image():
+    red = jnp.tile(jnp.asarray([1.0, 0.0, 0.0]), 400 * 2).reshape(400, 1, 2, 3)
+    found, _ = changed(red, hue=0.2)
+    hues = np.array([[(colorsys.rgb_to_hsv(*pixel)[0] + 0.5) % 1 - 0.5 for pixel in image[0]] for image in found])
+    np.testing.assert_allclose(hues[:, 0], hues[:, 1], atol=1e-6)
+    assert -0.2 <= hues.min() < -0.19
+    assert 0.19 < hues.max() <= 0.2
+    assert hues.mean() == pytest.approx(0, abs=0.02)
+
+
+def test_new_switches_leave_the_random_numbers_of_the_others(unit):
+    """With an option of no effect beside them, the older ones draw what they drew."""
+    grey = jnp.broadcast_to(unit.mean(axis=3, keepdims=True), unit.shape)
+    alone, _ = changed(grey, gamma=1.0)
+    beside, _ = changed(grey, gamma=1.0, channel_exchange=1.0)
+    np.testing.assert_array_equal(alone, beside)

@@ -1,147 +1,98 @@
-"""Reading splits: cached and streamed frames agree, errors name the value, labels are counted from 0."""
+"""The registry: datasets by name, their configs and knobs, and where they lie."""
 
-import types
-import weakref
+import pathlib
 
-import cv2
-import numpy as np
 import pytest
 
+import tfds_builders
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data import dataset
-from rgbd_reid_jax.data.dataset import IMAGES, LABELS, CachedFrames, StreamedFrames, identities, read_split
-from tfds_builders import schema
-from tfds_builders.synthetic_rgbd.store import encode_png
 
 
-class Source:
-    """A TFDS data source of bytes that counts what is read."""
-
-    def __init__(self, records):
-        self._records, self.reads = records, 0
-
-    def __len__(self):
-        return len(self._records)
-
-    def __getitem__(self, index):
-        if not isinstance(index, int):
-            raise TypeError("a data source takes Python integers")
-        self.reads += 1
-        return self._records[index]
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The number of images decoded so far, as the only item of a list."""
-    count, decode = [0], cv2.imdecode
-
-    def counting(*arguments):
-        count[0] += 1
-        return decode(*arguments)
-
-    monkeypatch.setattr(cv2, "imdecode", counting)
-    return count
+@pytest.mark.parametrize("name", dataset.DATASETS)
+def test_every_builder_gives_what_the_registry_asks_for(name):
+    module = dataset.builder_module(name)
+    assert module.Builder.name == name
+    configs = dataset.config_names(name)
+    assert len(set(configs)) == len(configs) == len(module.Builder.BUILDER_CONFIGS)
+    default = dataset.dataset_config(name, "", {})
+    assert default.name == configs[0]
+    assert dataset.dataset_config(name, configs[-1], {}).name == configs[-1]
+    changed = dataset.dataset_config(name, "", {"height": 48})
+    assert changed.height == 48
+    assert changed.name.startswith(f"{configs[0]}-"), "other data have another folder"
+    with pytest.raises(InputError, match=rf"no {name} config 'nope'; there are: {configs[0]}"):
+        dataset.dataset_config(name, "nope", {})
+    with pytest.raises(InputError, match=r"no knob colour=1; knobs are: .*height"):
+        dataset.dataset_config(name, "", {"colour": 1})
 
 
-def serialized(features, record):
-    """The bytes of a record as a builder writes them."""
-    images = {name: encode_png(np.squeeze(record[name])) for name in IMAGES}
-    unused = {"person_box": np.zeros(4, np.float32), "intrinsics": np.zeros(4, np.float32)}
-    return features.serialize_example(record | images | unused)
-
-
-@pytest.fixture
-def builder(make_records):
-    features = schema.frame_features()
-    source = Source([serialized(features, record) for record in make_records(10)])
-    info = types.SimpleNamespace(splits={"train": 1, "test": 1}, full_name="people/quick:1.0.0", features=features)
-
-    def as_data_source(split, deserialize_method):
-        assert split in info.splits
-        assert deserialize_method.name == "RAW_BYTES"
-        return source
-
-    return types.SimpleNamespace(info=info, as_data_source=as_data_source, source=source)
-
-
-@pytest.mark.parametrize(("cache", "kind"), [("host", CachedFrames), ("none", StreamedFrames)])
-def test_a_split_gives_labels_and_images(builder, make_records, cache, kind):
-    records = make_records(10)
-    frames = read_split(builder, "train", cache)
-    assert type(frames) is kind
-    assert len(frames) == 10
-    assert set(frames.labels) == set(LABELS)
-    for name in LABELS:
-        assert frames.labels[name].tolist() == [record[name] for record in records]
-    indices = np.array([7, 0, 7])
-    images = frames.gather(indices, IMAGES)
-    assert list(images) == list(IMAGES)
-    for name, dtype in zip(IMAGES, (np.uint8, np.uint16, np.uint8), strict=True):
-        assert images[name].dtype == dtype
-        np.testing.assert_array_equal(images[name], [records[index][name] for index in indices])
-    assert list(frames.gather(indices, ("depth",))) == ["depth"]
-
-
-def test_cached_frames_are_decoded_once_and_streamed_ones_at_each_access(builder):
-    cached = read_split(builder, "train", "host")
-    assert builder.source.reads == 10
-    cached.gather(np.arange(10), IMAGES)
-    assert builder.source.reads == 10
-    streamed = read_split(builder, "train", "none")
-    before = builder.source.reads
-    streamed.gather(np.array([1, 2]), ("rgb",))
-    assert builder.source.reads == before + 2
-
-
-def test_labels_are_read_without_decoding_an_image(builder, decoded):
-    streamed = read_split(builder, "train", "none")
-    assert builder.source.reads == 10
-    assert decoded == [0]
-    streamed.gather(np.array([1, 2]), ("depth",))
-    assert decoded == [2]  # and no image that was not asked for
-
-
-def test_a_split_is_held_once(make_records):
-    """Beside the arrays there is one record at a time."""
-    alive = weakref.WeakSet()
-
-    class Record:
-        def __init__(self, fields):
-            self.items = fields.items
-
-    class Records:
-        def __len__(self):
-            return 10
-
-        def __getitem__(self, index):
-            assert len(alive) <= 1
-            record = Record(make_records(10)[index])
-            alive.add(record)
-            return record
-
-    assert len(CachedFrames(lambda names: Records())) == 10
-
-
-def test_an_unknown_split_is_named_with_those_there_are(builder):
-    with pytest.raises(InputError, match=r"people/quick:1\.0\.0 has no split 'validation'; it has: train, test"):
-        read_split(builder, "validation", "host")
-
-
-def test_an_unknown_cache_is_named(builder):
-    with pytest.raises(InputError, match=r"dataset\.cache='disk' is unknown; choose one of: host, none"):
-        read_split(builder, "train", "disk")
+@pytest.mark.parametrize("name", dataset.DATASETS)
+def test_every_dataset_has_a_page_and_a_citation(name):
+    folder = pathlib.Path(tfds_builders.__path__[0]) / name
+    for file in ("README.md", "CITATIONS.bib", "TAGS.txt"):
+        assert (folder / file).read_text(encoding="utf-8").strip(), file
 
 
 def test_an_unknown_dataset_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"dataset\.name='market' has no builder; available: synthetic_rgbd"):
-        dataset.open_dataset("market", "", {}, str(tmp_path))
+    for ask in (dataset.builder_module, dataset.config_names, lambda name: dataset.open_dataset(name, "", {}, "")):
+        with pytest.raises(
+            InputError, match=r"dataset 'market' has no builder; there are: synthetic_rgbd, biwi_rgbd_id"
+        ):
+            ask("market")
 
 
-def test_identities_count_people_in_order_of_their_id():
-    labels, count = identities(np.array([30, 7, 30, 12, 7]))
-    assert labels.tolist() == [2, 0, 2, 1, 0]
-    assert labels.dtype == np.int32
-    assert count == 3
+def test_a_dataset_that_is_there_is_opened(registry, drawn_tree, tmp_path, monkeypatch):
+    built = dataset.open_dataset("people", "few", {"height": 40}, str(tmp_path), str(drawn_tree))
+    assert built.builder_config.height == 40
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for data_dir, manual_dir in ((None, None), ("", "")):
+        again = dataset.open_dataset("people", "few", {"height": 40}, data_dir, manual_dir)
+        assert again.data_path == built.data_path
+        assert again.info.splits["test"].num_examples == 12
+    with pytest.raises(InputError, match=r"people needs files of yours .*Draw them and say --manual_dir"):
+        dataset.open_dataset("people", "all", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "knobs"),
+    [
+        ("", {}),
+        (" ", {}),
+        ("seed=2", {"seed": 2}),
+        ("seed=2, body_spread=-1.5e-1,", {"seed": 2, "body_spread": -0.15}),
+        ("pattern='a,b=c', unit=\"mm\"", {"pattern": "a,b=c", "unit": "mm"}),
+        ("bad_frames=fail", {"bad_frames": "fail"}),
+        ("sides=(1, 2),on=True", {"sides": (1, 2), "on": True}),
+    ],
+)
+def test_knobs_are_read(text, knobs):
+    assert dataset.parse_knobs(text) == knobs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed", "'seed' is not of the form name=value"),
+        ("seed=1,2", "not of the form name=value,name=value"),
+        ("seed=", "not of the form name=value,name=value"),
+        ("pattern=a b", "quote texts"),
+        ("file=a/b.csv", "'a/b.csv' is no number or quoted text"),
+        ("seed={[]:1}", "'{[]:1}' is no number"),
+        ("seed=open('x')", "is no number or quoted text"),
+        ("seed=1)(seed=2", "not of the form"),
+        ("seed=1) or (2", "not of the form"),
+        ("**{'seed':1}", "give each knob once"),
+        ("seed=1,seed=2", "seed"),
+        ("seed=\0", "not of the form"),
+    ],
+)
+def test_knobs_that_cannot_be_read_are_one_line(text, words):
+    with pytest.raises(InputError) as caught:
+        dataset.parse_knobs(text)
+    assert str(caught.value).startswith(f"knobs={text!r}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_data_folder_is_that_of_the_environment(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.data import inputs
+from rgbd_reid_jax.data import inputs, representation
 from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.data.representation import IMAGENET_MEAN, IMAGENET_STD, depth_input, rgb_input
@@ -89,3 +89,38 @@ def test_colour_changes_rgb_alone(batch):
     )
     plain, coloured = plain_input(_SPEC, "rgb", batch), train_input(_SPEC, "rgb", batch, _KEY, colour)
     assert np.abs(np.asarray(plain - coloured)).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["metric", "relative", "relative_masked"])
+def test_both_modalities_lose_the_same_rectangle(batch, name):
+    spec = InputSpec(32, 16, name)
+    whole, erased = Augmentation(), Augmentation(erase=1.0)
+    lost = {}
+    for modality, blank in (("rgb", 0.0), ("depth", 1.0 if name == "metric" else 2.0)):
+        before = np.asarray(train_input(spec, modality, batch, _KEY, whole))
+        after = np.asarray(train_input(spec, modality, batch, _KEY, erased))
+        changed = before != after
+        assert (after[changed] == blank).all()
+        lost[modality] = (after == blank).all(axis=3)
+        np.testing.assert_array_equal(after[~lost[modality]], before[~lost[modality]])
+    assert lost["rgb"].any(axis=(1, 2)).all()
+    assert (lost["depth"][lost["rgb"]]).all()  # depth may be blank elsewhere too: invalid, far or no person
+
+
+def test_nothing_seen_is_what_a_missing_reading_becomes(batch):
+    nothing = {**batch, "depth": jnp.zeros_like(batch["depth"])}
+    for name in ("metric", "relative", "relative_masked"):
+        found = plain_input(InputSpec(32, 16, name), "depth", nothing)
+        np.testing.assert_array_equal(found, representation.blank("depth", name))
+    assert representation.blank("rgb", "metric") == 0.0
+
+
+def test_sensor_errors_change_depth_alone(batch):
+    rough = Augmentation(**_STILL, depth_step=200.0, depth_holes=0.2)
+    still = Augmentation(**_STILL)
+    rgb, depth = (
+        [np.asarray(train_input(_SPEC, modality, batch, _KEY, one)) for one in (rough, still)]
+        for modality in ("rgb", "depth")
+    )
+    np.testing.assert_array_equal(*rgb)
+    assert np.abs(depth[0] - depth[1]).max() > 0.1

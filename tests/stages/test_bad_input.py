@@ -47,7 +47,8 @@ def refused(capsys, *arguments: str) -> str:
         ([SYNTHETIC, "--config.dataset.name=market1501"], ["'market1501' has no builder", "synthetic_rgbd"]),
         ([SYNTHETIC, "--config.dataset.knobs=seed"], ["'seed' is not of the form name=value"]),
         ([SYNTHETIC, "--config.dataset.knobs=spread=2"], ["spread", "body_spread"]),
-        ([SYNTHETIC, "--config.dataset.knobs=seed=one"], ["'one' is no number"]),
+        ([SYNTHETIC, "--config.dataset.knobs=seed=one"], ["knob seed='one'", "whole number"]),
+        ([SYNTHETIC, "--config.dataset.knobs=seed=[1"], ["knobs='seed=[1'", "name=value"]),
         ([SYNTHETIC, "--config.stages=('teach',)"], ["'teach' is unknown", "teacher"]),
         ([SYNTHETIC, "--stages=one_stream"], ["'one_stream' is no stage of this config"]),
         ([SYNTHETIC, "--config.dataset.knobs=base_name=1"], ["no knob base_name=1"]),
@@ -97,12 +98,28 @@ def refused(capsys, *arguments: str) -> str:
             ([SYNTHETIC, f"{STUDENT}.augmentation.{name}=-0.5"], [f"augmentation.{name}=-0.5 must be at least 0"])
             for name in ("gain", "offset", "gamma", "depth_noise")
         ),
+        ([SYNTHETIC, "--config.dataset.workers=-1"], ["config.dataset.workers=-1 must be at least 0"]),
+        ([SYNTHETIC, f"{TEACHER}.sampling.name=pkk"], ["training.teacher.sampling.name='pkk' is unknown", "pk_cross"]),
+        ([SYNTHETIC, f"{TEACHER}.sampling.people=0"], ["training.teacher.sampling.people=0 must be at least 1"]),
+        (
+            [SYNTHETIC, f"{TEACHER}.sampling.name=pk", f"{TEACHER}.sampling.people=20"],
+            ["training.teacher.batch_size=64 is not", "20 x 4", "say --config.training.teacher.batch_size=80"],
+        ),
+        ([SYNTHETIC, f"{STUDENT}.sampling.name=pk_cross_modal"], ["training.student.sampling.name=", "choose pk or"]),
+        ([SYNTHETIC, f"{STUDENT}.augmentation.hue=0.6"], ["augmentation.hue=0.6 must be from 0 to 0.5"]),
+        ([SYNTHETIC, f"{STUDENT}.augmentation.erase_area=(0.4,0.02)"], ["erase_area=(0.4, 0.02) must be two numbers"]),
+        *(
+            ([SYNTHETIC, f"{STUDENT}.augmentation.{name}=1.5"], [f"augmentation.{name}=1.5 must be from 0 to 1"])
+            for name in ("erase", "channel_exchange", "brightness", "contrast", "saturation", "depth_holes")
+        ),
+        ([SYNTHETIC, f"{STUDENT}.augmentation.depth_step=-1.0"], ["augmentation.depth_step=-1.0 must be at least 0"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('[','train'),)"], ["training.student.freeze=", "regular expression"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('backbone/.*','train'),)"], ["embedding/bias", "exactly one freeze rule"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('.*','freeze'),)"], ["training.student.freeze leaves nothing to train"]),
         ([SYNTHETIC, f"{TEACHER}.batch_size=12"], ["training.teacher.batch_size=12", "multiple of the 8 devices"]),
         ([ONE_STREAM, "--config.training.one_stream.batch_size=24"], ["batch_size=24 must be a multiple of 16"]),
-        (["--config=configs/distill.py:biwi"], ["'biwi_rgbd_id' has no builder"]),
+        (["--config=configs/distill.py:biwi/nope"], ["no biwi_rgbd_id config 'nope'", "paper"]),
+        (["--config=configs/distill.py:biwi", "--config.dataset.manuel_dir=x"], ["did you mean 'manual_dir'"]),
     ],
 )
 def test_one_line_names_the_value_and_the_mend(capsys, tmp_path, arguments, words):

@@ -11,6 +11,7 @@ from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.stages.settings import read_settings
 from rgbd_reid_jax.stages.table import STAGES
+from rgbd_reid_jax.stages.workdir import _plain
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -35,6 +36,29 @@ def test_every_synthetic_rgbd_configuration_can_be_read(path, argument):
     settings = settings_of(f"{path}{argument}")
     assert settings.stages[-3:] == ("evaluation", "export", "report")
     assert set(settings.stages[:-3]) == set(settings.training)
+
+
+@pytest.mark.parametrize(
+    ("argument", "dataset", "protocol"),
+    [
+        ("biwi", "biwi_rgbd_id/paper", "twin_excluded"),
+        ("biwi_rgbd_id/people", "biwi_rgbd_id/people", "twin_excluded"),
+        ("robotpku", "robotpku_rgbd_id/", "twin_excluded"),
+        ("tvrid", "tvrid/", "recording_excluded"),
+        ("rgbd_folder", "rgbd_folder/", "recording_excluded"),
+    ],
+)
+def test_every_dataset_has_a_configuration(argument, dataset, protocol):
+    for path in CONFIGS:
+        settings = settings_of(f"{path}:{argument}")
+        assert f"{settings.dataset.name}/{settings.dataset.config}" == dataset
+        assert settings.evaluation.protocol == protocol
+
+
+def test_places_of_files_are_left_out_of_what_a_run_is():
+    dataset = cli._load("configs/distill.py:biwi").dataset
+    assert set(dataset) == {"name", "config", "knobs", "data_dir", "manual_dir", "cache", "workers"}
+    assert set(_plain(dataset.to_dict())) == {"name", "config", "knobs"}
 
 
 @pytest.mark.parametrize(("argument", "size"), [("medium_128x64", (128, 64)), ("large_256x128", (256, 128))])

@@ -16,6 +16,7 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders import prepare as prepare_lib
 from tfds_builders import schema
+from tfds_builders.chunks import pack
 from tfds_builders.synthetic_rgbd import contact_sheet, store
 from tfds_builders.synthetic_rgbd.config import SPLITS, custom_config, fingerprint, named_config
 from tfds_builders.synthetic_rgbd.synthetic_rgbd_dataset_builder import Builder, prepare
@@ -132,7 +133,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, tiny_data_dir, render
     assert any(name.startswith("incomplete.") for name in left)
     assert "1.1.0" not in left
     # One of the chunks that were written is damaged as well.
-    kept = _folder(tmp_path) / f"rendering-{fingerprint(named_config('tiny'))}"
+    kept = _folder(tmp_path) / f"building-{fingerprint(named_config('tiny'))}"
     assert len(list(kept.iterdir())) == 4
     damaged = kept / f"train-{PEOPLE_PER_CHUNK}x00001.chunk"
     content = bytearray(damaged.read_bytes())
@@ -184,13 +185,12 @@ def test_a_truncated_chunk_is_no_chunk(tmp_path):
     for cut in (b"", content[:10], content[:-1], content[:32]):
         path.write_bytes(cut)
         again = chunks.get("test", 0)
-        assert again.images == whole.images
+        assert pack(again) == pack(whole)
         assert path.read_bytes() == content
     assert chunks.frames_rendered == 16 * 5
     same = chunks.get("test", 0)
     assert chunks.frames_rendered == 16 * 5
-    assert same.images == whole.images
-    assert np.array_equal(same.person_box, whole.person_box)
+    assert pack(same) == pack(whole)
 
 
 def test_other_knobs_have_another_store_and_folder(tmp_path):
@@ -232,3 +232,9 @@ def test_contact_sheet_shows_the_people(tmp_path, capsys):
     assert sheet.shape == (2 * (3 * 64 * 2 + 14), 4 * (2 * 32 + 1) * 2, 3)
     assert contact_sheet.main([*arguments, "--knobs=nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+def test_a_folder_of_the_users_own_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--manual_dir=.*mine: synthetic_rgbd is rendered and reads no files; leave"):
+        prepare("tiny", tmp_path, tmp_path / "mine")
+    assert not list(tmp_path.iterdir())

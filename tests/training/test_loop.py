@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import pytest
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.dataset import identities
+from rgbd_reid_jax.data.frames import NOWHERE, CachedFrames, DeviceFrames, identities
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.data.pipeline import training_batches
 from rgbd_reid_jax.training import loop
@@ -31,9 +32,9 @@ _SPEC = OptimizerSpec("adamw", learning_rate=0.01, schedule="one_cycle")
 class Runner:
     """Runs of one small problem, each in a folder."""
 
-    def __init__(self, objective, params, batch_stats, batches, mesh):
+    def __init__(self, objective, params, batch_stats, batches, mesh, placed=NOWHERE):
         self.objective, self.params, self.batch_stats, self.batches = objective, params, batch_stats, batches
-        self.mesh = mesh
+        self.mesh, self.placed = mesh, placed
 
     def __call__(self, folder, plan=_PLAN, evaluate=lambda *_: {"eval/score": 0.5}, optimizer=None, schedule=None):
         optimizer = optimizer or make_optimizer(_SPEC, plan.steps)
@@ -41,7 +42,7 @@ class Runner:
         schedule = schedule or make_schedule(_SPEC, plan.steps)
         arguments = (plan, state, self.objective, optimizer, schedule, self.batches, evaluate)
         with Checkpoints(folder / "checkpoints") as checkpoints:
-            return jax.device_get(loop.train(*arguments, checkpoints, Record(folder), self.mesh))
+            return jax.device_get(loop.train(*arguments, checkpoints, Record(folder), self.mesh, self.placed))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,9 @@ def uninterrupted(network, tmp_path_factory):
 
 def lines(folder):
     found = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in found]
+    return [
+        {name: value for name, value in line.items() if name not in ("images_per_s", "data_wait")} for line in found
+    ]
 
 
 def steps(folder):
@@ -102,6 +105,71 @@ def test_an_undisturbed_run(uninterrupted, network):
 
 def test_the_callers_state_stays_usable(network, uninterrupted):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((network.params, network.batch_stats)))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_where_images_are_kept_changes_no_bit(network, make_frames, mesh_of, tmp_path, devices):
+    found = []
+    for name, kind in (("host", CachedFrames), ("device", DeviceFrames)):
+        frames, mesh = make_frames(24, kind=kind), mesh_of(devices)
+        placed = frames.placed(("rgb",), mesh)
+        labels, _ = identities(frames.labels["person_id"])
+        options = {"images": ("rgb",), "columns": {"identity": labels}, "batch_size": 8, "seed": 0}
+        batches = training_batches(frames, **options, placed=placed)
+        runner = Runner(network.objective, network.params, network.batch_stats, batches, mesh, placed)
+        found.append((runner(tmp_path / name), lines(tmp_path / name)))
+    assert_bit_for_bit(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+class Watched:
+    """Batches that call `seen` when one is asked for."""
+
+    def __init__(self, batches, seen):
+        self.iterator, self.seen = iter(batches), seen
+        self.get_state, self.set_state = self.iterator.get_state, self.iterator.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.seen()
+        return next(self.iterator)
+
+
+def test_the_share_of_time_spent_waiting_for_data_is_told(counter, tmp_path, monkeypatch, capsys):
+    """By a clock that goes on by 3 for a batch, by 1 for a step, and by 100 for compilation and validation."""
+    clock, block = [0.0], jax.block_until_ready
+
+    def passes(seconds):
+        clock[0] += seconds
+
+    def stepped(tree):
+        passes(1 if isinstance(tree, dict) else 100)
+        return block(tree)
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(jax, "block_until_ready", stepped)
+    batches = Watched(counter.batches, lambda: passes(3))
+    runner = Runner(counter.objective, counter.params, {}, batches, counter.mesh)
+    plan = dataclasses.replace(_PLAN, steps=9, log_every=1, evaluate_every=4, score="")
+    runner(tmp_path, plan, lambda *_: passes(100) or {}, optax.sgd(1.0), optax.constant_schedule(1.0))
+    text = (tmp_path / "metrics.jsonl").read_text()
+    shares = {line["step"]: line.get("data_wait") for line in map(json.loads, text.splitlines()) if "loss" in line}
+    assert shares == {1: None} | dict.fromkeys(range(2, 10), 0.75)
+    assert "data_wait 75.0 %" in capsys.readouterr().out
+
+
+def test_the_host_is_one_step_ahead_and_no_more(counter, tmp_path, monkeypatch):
+    """When a batch is asked for, all steps but the last one are over."""
+    events, block = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: events.append(tree) or block(tree))
+
+    batches = Watched(counter.batches, lambda: events.append("batch"))
+    runner = Runner(counter.objective, counter.params, {}, batches, counter.mesh)
+    runner(tmp_path, dataclasses.replace(_PLAN, score="", evaluate_every=6), lambda *_: {}, optax.sgd(1.0))
+    waits = [event if event == "batch" else "wait" for event in events if isinstance(event, (str, dict))]
+    assert waits == ["batch", *["batch", "wait"] * 5]
 
 
 def test_stopped_by_a_signal_in_a_validation_and_resumed(network, uninterrupted, tmp_path):
@@ -274,22 +342,12 @@ def test_a_stop_does_not_save_what_is_not_finite(counter, tmp_path):
     runner = Runner(broken_from(5, lambda w: w * jnp.nan), counter.params, {}, counter.batches, counter.mesh)
     seen = []
 
-    class Stopping:
-        """An iterable of batches that sends a signal with the sixth."""
+    def stop_at_the_sixth():
+        seen.append(1)
+        if len(seen) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
 
-        def __iter__(self):
-            return self
-
-        def __init__(self, iterator):
-            self.get_state, self.set_state, self.iterator = iterator.get_state, iterator.set_state, iterator
-
-        def __next__(self):
-            seen.append(1)
-            if len(seen) == 6:
-                os.kill(os.getpid(), signal.SIGINT)
-            return next(self.iterator)
-
-    runner.batches = Stopping(iter(counter.batches))
+    runner.batches = Watched(counter.batches, stop_at_the_sixth)
     plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=4, score="")
     with pytest.raises(InputError, match="the loss is nan at step 6"):
         runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0))

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.dataset import IMAGES, identities
+from rgbd_reid_jax.data.frames import IMAGES, identities
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input
 from rgbd_reid_jax.training import objectives
 from rgbd_reid_jax.training.freeze import frozen_norms, merge, partition

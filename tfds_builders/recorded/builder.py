@@ -353,6 +353,10 @@ def prepare(
         builder.workers = workers
         return builder
 
+    if root and data_dir.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"--data_dir={data_dir} lies within --manual_dir={root}; choose a folder outside of it"
+        )
     folder = data_dir / kind.name / config.name / str(kind.VERSION)
     there = folder.exists()
     builder = prepare_lib.prepare(
@@ -381,5 +385,5 @@ def check_source(builder: RecordedBuilder, root: pathlib.Path) -> None:
         folder = builder.data_path
         raise InputError(
             f"{folder} was built from other files than {root} holds now; delete {folder} and run again to build it "
-            "from these, or leave the manual_dir away to use it as it is"
+            "from these, choose another data_dir, or leave the manual_dir away to use it as it is"
         )

@@ -76,10 +76,10 @@ def write(
 
 
 def _frame(identity: int, person: int, sequence: int, number: int) -> Known:
-    top, left = 8 * (1 + number % 2), 8 + 8 * (person % 2)
+    top, left = 8 * (1 + number), 8 + 8 * (person % 2)
     colour = (40 + 35 * (identity % 6), 220 - 30 * (identity % 7), 60 * (1 + sequence))
     box = (top, left, top + 72, left + 24)
-    return Known(f"{person:08d}_{sequence:02d}_{number:04d}.jpg", box, colour, 70 + 6 * (identity % 8))
+    return Known(f"{person:08d}_{sequence:02d}_{number:04d}.jpg", box, colour, 70 + 6 * (identity % 8) + 2 * sequence)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

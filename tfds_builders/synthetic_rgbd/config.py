@@ -1,20 +1,20 @@
 """Every knob of the synthetic dataset, the named configs, and the fingerprint that tells data apart."""
 
 import dataclasses
-import hashlib
-import json
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import knobs as knobs_lib
+from tfds_builders.knobs import knob
 
 RENDERER_VERSION = 1
 """Raise this whenever the same knobs give other pixels: it is part of every fingerprint."""
 
 SPLITS = ("train", "validation", "test")
+_DATASET = "synthetic_rgbd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,53 +51,68 @@ CAMERAS = (
 )
 
 
-def _knob(default: Any, low: float, high: float, doc: str) -> Any:
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc})
+def _check_cameras(value: Any) -> None:
+    """InputError unless `value` is a bank of cameras that people can be rendered for."""
+    if not (isinstance(value, tuple) and value and all(isinstance(one, CameraSpec) for one in value)):
+        raise InputError(f"knob cameras={value!r}: give a non-empty tuple of CameraSpec")
+    for camera in value:
+        numbers = np.hstack([np.asarray(value, np.float64) for value in dataclasses.astuple(camera)])
+        near, far = camera.distance_m
+        if not np.all(np.isfinite(numbers)) or camera.height_m <= 0 or abs(camera.pitch_deg) > 60:
+            raise InputError(f"knob cameras: {camera}: give a height above 0 m and a pitch from -60 to 60 degrees")
+        if not 1.5 <= near <= far:
+            raise InputError(f"knob cameras: distance_m={camera.distance_m}: give (least, greatest), 1.5 m or more")
+
+
+def _plain_cameras(cameras: tuple[CameraSpec, ...]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(camera) for camera in cameras]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SyntheticRgbdConfig(tfds.core.BuilderConfig):
     """A TFDS config whose knobs say exactly what is rendered; `knob_docs()` lists them."""
 
-    seed: int = _knob(1, 0, 2**31 - 1, "data seed: other people, clothes, rooms and noise")
-    train_people: int = _knob(300, 1, 100_000, "people of the training split")
-    validation_people: int = _knob(40, 1, 100_000, "people of the validation split")
-    test_people: int = _knob(60, 1, 100_000, "people of the test split")
-    frames_per_recording: int = _knob(6, 1, 1000, "frames of each (person, camera, standing or walking) recording")
-    height: int = _knob(64, 16, 1024, "rows of the stored crop")
-    width: int = _knob(32, 8, 1024, "columns of the stored crop; the crop's aspect is width / height")
-    num_cameras: int = _knob(2, 1, len(CAMERAS), "how many of `cameras` are used, from the first")
-    cameras: tuple[CameraSpec, ...] = _knob(CAMERAS, 0, 0, "the bank of cameras")
-    body_spread: float = _knob(1.6, 0.0, 3.0, "factor on the spread of shape and gait between people; 0 = all alike")
-    pose_spread: float = _knob(1.0, 0.0, 3.0, "factor on pose changes within a person (turns, arms, sway, stride)")
-    heading_scale: float = _knob(1.0, 0.0, 4.0, "factor on every camera's heading range")
-    walk_seconds: float = _knob(1.1, 0.1, 20.0, "duration of a walking recording; 1.1 s is about one gait cycle")
-    clothes_change_share: float = _knob(0.6, 0.0, 1.0, "share of people who change clothes from one camera to the next")
-    clothes_looseness: float = _knob(1.0, 0.0, 3.0, "factor on how much loose clothes widen the body")
-    bag_share: float = _knob(0.2, 0.0, 1.0, "share of outfits with a backpack or shoulder bag")
-    light_spread: float = _knob(1.0, 0.0, 3.0, "factor on changes of light direction, colour and gain per recording")
-    texture_contrast: float = _knob(1.0, 0.0, 3.0, "factor on the contrast of wall and floor textures")
-    clutter_share: float = _knob(0.5, 0.0, 1.0, "probability of each of two objects behind or beside the person")
-    crop_margin: float = _knob(0.06, 0.0, 1.0, "margin around the person's box, as a share of the crop's height")
-    crop_jitter: float = _knob(
+    seed: int = knob(1, 0, 2**31 - 1, "data seed: other people, clothes, rooms and noise")
+    train_people: int = knob(300, 1, 100_000, "people of the training split")
+    validation_people: int = knob(40, 1, 100_000, "people of the validation split")
+    test_people: int = knob(60, 1, 100_000, "people of the test split")
+    frames_per_recording: int = knob(6, 1, 1000, "frames of each (person, camera, standing or walking) recording")
+    height: int = knob(64, 16, 1024, "rows of the stored crop")
+    width: int = knob(32, 8, 1024, "columns of the stored crop; the crop's aspect is width / height")
+    num_cameras: int = knob(2, 1, len(CAMERAS), "how many of `cameras` are used, from the first")
+    cameras: tuple[CameraSpec, ...] = knobs_lib.special(
+        CAMERAS, "CAMERAS", "the bank of cameras", check=_check_cameras, plain=_plain_cameras
+    )
+    body_spread: float = knob(1.6, 0.0, 3.0, "factor on the spread of shape and gait between people; 0 = all alike")
+    pose_spread: float = knob(1.0, 0.0, 3.0, "factor on pose changes within a person (turns, arms, sway, stride)")
+    heading_scale: float = knob(1.0, 0.0, 4.0, "factor on every camera's heading range")
+    walk_seconds: float = knob(1.1, 0.1, 20.0, "duration of a walking recording; 1.1 s is about one gait cycle")
+    clothes_change_share: float = knob(0.6, 0.0, 1.0, "share of people who change clothes from one camera to the next")
+    clothes_looseness: float = knob(1.0, 0.0, 3.0, "factor on how much loose clothes widen the body")
+    bag_share: float = knob(0.2, 0.0, 1.0, "share of outfits with a backpack or shoulder bag")
+    light_spread: float = knob(1.0, 0.0, 3.0, "factor on changes of light direction, colour and gain per recording")
+    texture_contrast: float = knob(1.0, 0.0, 3.0, "factor on the contrast of wall and floor textures")
+    clutter_share: float = knob(0.5, 0.0, 1.0, "probability of each of two objects behind or beside the person")
+    crop_margin: float = knob(0.06, 0.0, 1.0, "margin around the person's box, as a share of the crop's height")
+    crop_jitter: float = knob(
         0.025, 0.0, 0.5, "standard deviation of the detector's centre and size errors, share of height"
     )
-    rgb_blur_px: float = _knob(0.55, 0.0, 5.0, "standard deviation of the colour point-spread function, stored pixels")
-    rgb_noise: float = _knob(
+    rgb_blur_px: float = knob(0.55, 0.0, 5.0, "standard deviation of the colour point-spread function, stored pixels")
+    rgb_noise: float = knob(
         0.012, 0.0, 0.5, "standard deviation of colour noise at mid grey, share of full scale, linear light"
     )
-    depth_noise: float = _knob(1.4e-3, 0.0, 0.1, "depth noise: standard deviation in metres at 1 m, growing with z^2")
-    depth_step_scale: float = _knob(1.0, 0.0, 10.0, "factor on the disparity step (2.73 z^2 + 0.74 z) mm; 0 = none")
-    max_depth_m: float = _knob(8.0, 1.0, 60.0, "depth beyond this is invalid")
-    edge_hole_rate: float = _knob(0.30, 0.0, 1.0, "probability that a pixel beside a depth edge is invalid")
-    grazing_hole_rate: float = _knob(
+    depth_noise: float = knob(1.4e-3, 0.0, 0.1, "depth noise: standard deviation in metres at 1 m, growing with z^2")
+    depth_step_scale: float = knob(1.0, 0.0, 10.0, "factor on the disparity step (2.73 z^2 + 0.74 z) mm; 0 = none")
+    max_depth_m: float = knob(8.0, 1.0, 60.0, "depth beyond this is invalid")
+    edge_hole_rate: float = knob(0.30, 0.0, 1.0, "probability that a pixel beside a depth edge is invalid")
+    grazing_hole_rate: float = knob(
         0.7, 0.0, 1.0, "probability that a pixel on a surface seen at a grazing angle is invalid"
     )
-    dark_hole_rate: float = _knob(
+    dark_hole_rate: float = knob(
         0.4, 0.0, 1.0, "probability that a pixel on dark hair is invalid; on black cloth it is 0.3 of this"
     )
-    random_hole_rate: float = _knob(0.005, 0.0, 1.0, "probability that any pixel is invalid")
-    projector_baseline_m: float = _knob(
+    random_hole_rate: float = knob(0.005, 0.0, 1.0, "probability that any pixel is invalid")
+    projector_baseline_m: float = knob(
         0.075, 0.0, 1.0, "projector to the right of the camera: the width of parallax shadows"
     )
 
@@ -122,107 +137,41 @@ class SyntheticRgbdConfig(tfds.core.BuilderConfig):
 
 def knob_fields() -> dict[str, dataclasses.Field]:
     """The fields of `SyntheticRgbdConfig` that are knobs, by name."""
-    return {f.name: f for f in dataclasses.fields(SyntheticRgbdConfig) if "doc" in f.metadata}
-
-
-def knob_values(config: SyntheticRgbdConfig) -> dict[str, Any]:
-    """All knobs of `config` as JSON values."""
-    values = {name: getattr(config, name) for name in knob_fields()}
-    values["cameras"] = [dataclasses.asdict(camera) for camera in config.cameras]
-    return values
+    return knobs_lib.knob_fields(SyntheticRgbdConfig)
 
 
 def fingerprint(config: SyntheticRgbdConfig) -> str:
     """16 hexadecimal digits that change with any knob and with the renderer."""
-    return _digest({"renderer": RENDERER_VERSION, "knobs": knob_values(config)})[:16]
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _check_value(name: str, value: Any) -> Any:
-    """`value` in the knob's own type; InputError if it does not fit."""
-    field = knob_fields()[name]
-    if name == "cameras":
-        if not (isinstance(value, tuple) and value and all(isinstance(v, CameraSpec) for v in value)):
-            raise InputError(f"knob cameras={value!r}: give a non-empty tuple of CameraSpec")
-        for camera in value:
-            _check_camera(camera)
-        return value
-    want, low, high = type(field.default), field.metadata["low"], field.metadata["high"]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or (want is int and value != int(value)) or not low <= value <= high:
-        kind = "a whole number" if want is int else "a number"
-        raise InputError(f"knob {name}={value!r}: give {kind} from {low:g} to {high:g} ({field.metadata['doc']})")
-    return want(value)
-
-
-def _check_camera(camera: CameraSpec) -> None:
-    """InputError if people before `camera` could not be rendered."""
-    numbers = np.hstack([np.asarray(value, np.float64) for value in dataclasses.astuple(camera)])
-    near, far = camera.distance_m
-    if not np.all(np.isfinite(numbers)) or camera.height_m <= 0 or abs(camera.pitch_deg) > 60:
-        raise InputError(f"knob cameras: {camera}: give a height above 0 m and a pitch from -60 to 60 degrees")
-    if not 1.5 <= near <= far:
-        raise InputError(f"knob cameras: distance_m={camera.distance_m}: give (least, greatest), 1.5 m or more")
+    return knobs_lib.digest({"renderer": RENDERER_VERSION, "knobs": knobs_lib.knob_values(config)})[:16]
 
 
 def check(config: SyntheticRgbdConfig) -> None:
     """Raises InputError if a knob of `config` has a value that cannot be rendered."""
     for name in knob_fields():
-        _check_value(name, getattr(config, name))
+        knobs_lib.checked(config, name, getattr(config, name))
     if config.num_cameras > len(config.cameras):
         raise InputError(f"knob num_cameras={config.num_cameras}: the bank `cameras` holds only {len(config.cameras)}")
 
 
 def custom_config(base_name: str, /, **knobs: Any) -> SyntheticRgbdConfig:
-    """A named config with some knobs changed.
-
-    Args:
-        base_name: the name of one of `CONFIGS`.
-        **knobs: new values by knob name.
-
-    Returns:
-        The base itself if nothing differs; else a config named `<base>-<8 hex>` after the knobs that
-        differ (`<base>-seed<n>` if it is the seed alone), so that other data has another folder.
+    """A named config with some knobs changed: `tfds_builders.knobs.custom_config` of `CONFIGS`.
 
     Raises:
-        InputError: there is no such config or knob, or a value is out of range.
+        InputError: there is no such config or knob, or a value cannot be rendered.
     """
-    base = named_config(base_name)
-    unknown = sorted(set(knobs) - set(knob_fields()))
-    if unknown:
-        raise InputError(f"no knob {unknown[0]}={knobs[unknown[0]]!r}; knobs are: {', '.join(knob_fields())}")
-    values = {name: _check_value(name, value) for name, value in knobs.items()}
-    values = {name: value for name, value in values.items() if value != getattr(base, name)}
-    if not values:
-        return base
-    made = dataclasses.replace(base, **values)
+    made = knobs_lib.custom_config(CONFIGS, _DATASET, base_name, knobs)
     check(made)
-    differing = {name: knob_values(made)[name] for name in values}
-    suffix = f"seed{made.seed}" if list(values) == ["seed"] else _digest(differing)[:8]
-    description = f"{base.description} Changed: {', '.join(sorted(values))}."
-    return dataclasses.replace(made, name=f"{base_name}-{suffix}", description=description)
+    return made
 
 
 def named_config(name: str) -> SyntheticRgbdConfig:
     """The named config; InputError if there is none."""
-    for config in CONFIGS:
-        if config.name == name:
-            return config
-    raise InputError(f"no synthetic_rgbd config {name!r}; there are: {', '.join(c.name for c in CONFIGS)}")
+    return knobs_lib.named_config(CONFIGS, _DATASET, name)
 
 
 def knob_docs() -> str:
     """A Markdown table of every knob with default and range."""
-    rows = ["| knob | default | range | meaning |", "|---|---|---|---|"]
-    for name, field in knob_fields().items():
-        default = "`CAMERAS`" if name == "cameras" else f"{field.default:g}"
-        low, high = field.metadata["low"], field.metadata["high"]
-        span = "" if name == "cameras" else f"{low:g} .. {high:g}"
-        rows.append(f"| `{name}` | {default} | {span} | {field.metadata['doc']} |")
-    return "\n".join(rows)
+    return knobs_lib.knob_table(SyntheticRgbdConfig)
 
 
 CONFIGS = (

@@ -7,28 +7,16 @@ import argparse
 import ast
 import sys
 
-import cv2
 import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders.pictures import depth_picture, encode_sheet, write_text
 from tfds_builders.schema import RECORDING_TYPES
 from tfds_builders.synthetic_rgbd.config import SPLITS, SyntheticRgbdConfig, custom_config
 from tfds_builders.synthetic_rgbd.store import render_arrays
 
 _CAPTION = 14
-
-
-def depth_picture(depth: np.ndarray) -> np.ndarray:
-    """uint8 [F, H, W, 3] of uint16 millimetres [F, H, W]: near is bright, far dark blue, invalid black."""
-    near, far = 1500.0, 6000.0
-    scaled = np.clip((depth.astype(np.float64) - near) / (far - near), 0, 1)
-    picture = np.stack([235 * (1 - scaled) + 20, 225 * (1 - scaled) ** 1.3 + 25, 120 * (1 - scaled) + 60], axis=-1)
-    return np.where(depth[..., None] > 0, picture, 0).astype(np.uint8)
-
-
-def _text(picture: np.ndarray, text: str, x: int, y: int) -> None:
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (30, 30, 30), 1, cv2.LINE_AA)
 
 
 def contact_sheet(config: SyntheticRgbdConfig, split: str, people: np.ndarray, frames: int, scale: int) -> np.ndarray:
@@ -60,7 +48,7 @@ def contact_sheet(config: SyntheticRgbdConfig, split: str, people: np.ndarray, f
         body = np.concatenate(strips, axis=1).repeat(scale, axis=0).repeat(scale, axis=1)
         head = np.full((_CAPTION, body.shape[1], 3), 255, np.uint8)
         for column, caption in enumerate(captions):
-            _text(head, caption, column * strips[0].shape[1] * scale + 3, _CAPTION - 4)
+            write_text(head, caption, column * strips[0].shape[1] * scale + 3, _CAPTION - 4)
         rows.append(np.concatenate([head, body], axis=0))
     return np.concatenate(rows, axis=0)
 
@@ -89,9 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, SyntaxError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)
         return 2
-    done, encoded = cv2.imencode(".png", sheet[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    assert done, "OpenCV could not encode the sheet"
-    files.write_bytes(options.output, encoded.tobytes())
+    files.write_bytes(options.output, encode_sheet(sheet))
     return 0
 
 

@@ -3,12 +3,14 @@
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress, say
+from tfds_builders import knobs, schema
 from tfds_builders import prepare as prepare_lib
-from tfds_builders import schema
 from tfds_builders.synthetic_rgbd import config as config_lib
 from tfds_builders.synthetic_rgbd.config import RENDERER_VERSION, SPLITS, SyntheticRgbdConfig
 from tfds_builders.synthetic_rgbd.store import ChunkStore
@@ -36,7 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         metadata = {
             "fingerprint": config_lib.fingerprint(config),
             "renderer_version": RENDERER_VERSION,
-            "knobs": config_lib.knob_values(config),
+            "knobs": knobs.knob_values(config),
         }
         return self.dataset_info_from_configs(
             features=schema.frame_features(),
@@ -58,9 +60,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, store: ChunkStore, progress: Progress, present: int) -> Iterator:
         key = 0
         for number in range(store.count(split)):
-            chunk = store.get(split, number)
-            for index in range(len(chunk.person_box)):
-                yield key, chunk.example(index)
+            for example in store.get(split, number):
+                yield key, example
                 key += 1
             progress.update(present + store.frames_rendered)
 
@@ -81,16 +82,32 @@ def expected_bytes(config: SyntheticRgbdConfig) -> int:
     return 2 * per_frame * sum(config.num_frames(split) for split in SPLITS)
 
 
-def prepare(config: str | SyntheticRgbdConfig, data_dir: str | os.PathLike[str]) -> Builder:
+def config_of(name: str, overrides: dict[str, Any]) -> SyntheticRgbdConfig:
+    """A named config with some knobs changed; InputError where there is no such config or knob."""
+    return config_lib.custom_config(name, **overrides)
+
+
+def prepare(
+    config: str | SyntheticRgbdConfig,
+    data_dir: str | os.PathLike[str],
+    manual_dir: str | os.PathLike[str] | None = None,
+    *,
+    workers: int = 0,
+) -> Builder:
     """Builds the dataset below `data_dir`, or checks and reuses the one there.
 
     Args:
         config: a config or the name of one.
         data_dir: the TFDS data folder; the dataset lies in `synthetic_rgbd/<config>/<version>` below it.
+        manual_dir: must be empty: nothing is read.
+        workers: not used: the renderer takes all cores.
 
     Raises:
         InputError: no such config, a bad knob, no space, or the files there are damaged or other data.
     """
+    del workers
+    if manual_dir not in (None, ""):
+        raise InputError(f"--manual_dir={manual_dir}: {Builder.name} is rendered and reads no files; leave it out")
     config = config_lib.named_config(config) if isinstance(config, str) else config
     config_lib.check(config)
     data_dir = pathlib.Path(data_dir).expanduser()

@@ -1,0 +1,109 @@
+"""What the commands on datasets share: how a dataset is named, one-line errors, exit statuses."""
+
+import argparse
+import pathlib
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from rgbd_reid_jax.core.errors import InputError, disk_full
+from rgbd_reid_jax.data import dataset
+
+_INTERRUPTED, _UNUSABLE = 130, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes the arguments that name a dataset; mistakes are one line as everywhere.
+
+    Args:
+        command: as it is typed, "python -m ...".
+        description: one line.
+    """
+
+    def __init__(self, command: str, description: str):
+        super().__init__(command, description=description, allow_abbrev=False)
+        add = self.add_argument
+        add("dataset", nargs="?", metavar="NAME[/CONFIG]", help=f"one of {', '.join(dataset.DATASETS)}, and its config")
+        add("--manual_dir", default="", metavar="DIR", help="your own files of the dataset; needed to build it")
+        add("--data_dir", default="", metavar="DIR", help="where datasets lie: $TFDS_DATA_DIR or ~/tensorflow_datasets")
+        add("--knobs", default="", metavar="A=1,B=2", help="changes to the config; a dataset of its own")
+        add("--workers", type=int, default=0, metavar="N", help="processes that build (default: chosen by size)")
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the arguments")
+
+
+def opened(options: argparse.Namespace) -> Any:
+    """The TFDS builder of the dataset that the arguments name, built where it was not.
+
+    Raises:
+        InputError: there is no such dataset, config or knob, or it cannot be built.
+    """
+    if not options.dataset:
+        raise InputError(f"NAME[/CONFIG] is missing; datasets are: {', '.join(dataset.DATASETS)}")
+    if options.workers < 0:
+        raise InputError(f"--workers={options.workers} must be at least 0")
+    name, _, config = options.dataset.partition("/")
+    config = config or dataset.config_names(name)[0]
+    options.dataset = f"{name}/{config}"  # so that the next command says which config this was
+    knobs = dataset.parse_knobs(options.knobs)
+    return dataset.open_dataset(name, config, knobs, options.data_dir, options.manual_dir, workers=options.workers)
+
+
+def command_line(module: str, options: argparse.Namespace, *more: str) -> str:
+    """The command line of another command of these on the same dataset."""
+    given = [f"--{name}={getattr(options, name)}" for name in ("data_dir", "knobs") if getattr(options, name)]
+    return shlex.join(["python", "-m", f"rgbd_reid_jax.data.{module}", options.dataset, *given, *more])
+
+
+def training_command_line(options: argparse.Namespace) -> str:
+    """The command line that trains on the dataset."""
+    given = [f"--config.dataset.{name}={getattr(options, name)}" for name in ("data_dir", "knobs")]
+    given = [one for one in given if not one.endswith("=")]
+    name = options.dataset.partition("/")[0]
+    config, workdir = f"--config=configs/distill.py:{options.dataset}", f"--workdir=runs/{name}"
+    return shlex.join(["python", "-m", "rgbd_reid_jax.main", config, *given, workdir])
+
+
+def status_of(command: Callable[[], int], when_interrupted: str) -> int:
+    """The exit status of a command: its own, 2 for input that cannot be used, 130 when interrupted.
+
+    Args:
+        command: gives its exit status.
+        when_interrupted: what to tell the user then.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command()
+    except InputError as error:
+        return _complain(f"error: {error}", _UNUSABLE)
+    except KeyboardInterrupt:
+        return _complain(f"interrupted; {when_interrupted}", _INTERRUPTED)
+    except OSError as error:
+        where = disk_full(error)
+        if where is None:
+            raise
+        return _complain(f"error: the disk is full{where}; free space and run the same command again", _UNUSABLE)
+
+
+def _complain(text: str, status: int) -> int:
+    print(text, file=sys.stderr, flush=True)
+    return status
+
+
+def writable(flag: str, path: str) -> pathlib.Path:
+    """The file that a flag names; InputError, before any work, where no file can be written."""
+    file = pathlib.Path(path).expanduser()
+    if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
+        raise InputError(f"{flag}={path} cannot be written; give a file in a folder")
+    return file
+
+
+def arguments_of(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed command line; a slash at its end or a version do no harm to the dataset's name."""
+    options = parser.parse_args(arguments)
+    if options.dataset:
+        options.dataset = "/".join(options.dataset.strip("/").split("/")[:2])
+    return options

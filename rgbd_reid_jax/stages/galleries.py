@@ -1,0 +1,32 @@
+"""The evaluation protocol against the labels, before any training: it must leave queries something to find."""
+
+from collections.abc import Iterable
+
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
+from rgbd_reid_jax.metrics.galleries import check_galleries
+from rgbd_reid_jax.stages.job import Job
+
+
+def check_validation(job: Job, stage: str) -> None:
+    """Raises InputError if a training stage's validation, or the evaluation after it, could score no query.
+
+    Args:
+        job: the run.
+        stage: the training stage.
+    """
+    _check(job, "validation", job.settings.directions(stage))
+    if "evaluation" in job.settings.stages:
+        check_evaluation(job)
+
+
+def check_evaluation(job: Job) -> None:
+    """Raises InputError if the evaluation could score no query of a split and direction."""
+    for split in job.settings.evaluation.splits:
+        _check(job, split, DIRECTIONS.values())
+
+
+def _check(job: Job, split: str, directions: Iterable[tuple[str, str]]) -> None:
+    for query, gallery in directions:
+        where = f"{job.dataset.info.full_name} {split} {query}_to_{gallery}"
+        query_labels, gallery_labels = (job.frames_of(split, modality).labels for modality in (query, gallery))
+        check_galleries(query_labels, gallery_labels, job.settings.evaluation.protocol, where)

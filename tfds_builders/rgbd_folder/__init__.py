@@ -1,0 +1,1 @@
+"""Anybody's RGB-D recordings: folders of named frames, or a manifest."""
