@@ -74,6 +74,17 @@ COLOUR = {"gain": 0.2, "offset": 0.1, "gamma": 0.5, "grey": 0.3, "channel_shuffl
 SAMPLING = {"name": "shuffle", "people": 16, "frames": 4}
 # `config` is a builder config, "" the dataset's default; `manual_dir` is where your files of it lie (docs/datasets.md).
 DATASET = {"config": "", "knobs": "", "data_dir": "", "manual_dir": "", "cache": "host", "workers": 0}
+# `last_stride` 0 keeps the backbone's own; `pretrained` is a .safetensors or .pth file to start from.
+MODEL = {
+    "embedding_dim": 128,
+    "dropout": 0.5,
+    "last_stride": 0,
+    "compute_dtype": "float32",
+    "neck": "paper",
+    "pool": "average",
+    "remat": False,
+    "pretrained": "",
+}
 OPTIMIZER = {
     "name": "sgd",
     "learning_rate": 0.1,
@@ -124,13 +135,7 @@ def synthetic_rgbd() -> ml_collections.ConfigDict:
     config = base()
     config.dataset = {**DATASET, "name": "synthetic_rgbd", "config": "quick"}
     config.input = {"height": 64, "width": 32, "depth_representation": "relative"}
-    config.model = {
-        "backbone": "small",
-        "embedding_dim": 128,
-        "dropout": 0.0,
-        "last_stride": 0,
-        "compute_dtype": "float32",
-    }
+    config.model = {**MODEL, "backbone": "small", "dropout": 0.0}
     adamw = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 1e-2, "schedule": "one_cycle"}
     adamw = {**OPTIMIZER, **adamw}
     # A ConfigDict keeps a dict that stands at two places as one: each stage gets a copy of its own.
@@ -172,7 +177,8 @@ def biwi() -> ml_collections.ConfigDict:
     """The paper's recipe.
 
     An epoch counts 140 updates of 64 images: the published folds hold 8,515 to 9,298 training frames.
-    Deviation: no ImageNet weights yet, so the networks start from random ones.
+    The paper starts from torchvision's ImageNet weights: --config.model.pretrained=resnet50.safetensors (or .pth).
+    Deviation: without that file the networks start from random weights.
     Deviation: depth in millimetres over the sensor's range, in [-1, 1], where the paper's code has an 8-bit
     grey image with ImageNet's mean and deviation (how 16 bits became 8 is not published).
     Deviation: bfloat16 computation with float32 parameters.
@@ -182,13 +188,7 @@ def biwi() -> ml_collections.ConfigDict:
     config = base()
     config.dataset = {**DATASET, "name": "biwi_rgbd_id", "config": "paper"}
     config.input = {"height": 256, "width": 128, "depth_representation": "metric"}
-    config.model = {
-        "backbone": "resnet50",
-        "embedding_dim": 128,
-        "dropout": 0.5,
-        "last_stride": 0,
-        "compute_dtype": "bfloat16",
-    }
+    config.model = {**MODEL, "backbone": "resnet50", "compute_dtype": "bfloat16"}
     training = {"batch_size": 64, "log_every": 20, "evaluate_every": 500}
     config.training = {
         "teacher": {

@@ -1,1 +1,1 @@
-"""Ranking and verification metrics of saved embeddings (NumPy, float64, no accelerator)."""
+"""Ranking and verification of saved embeddings: exact, seeded, on any device."""

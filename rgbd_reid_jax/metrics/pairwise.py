@@ -6,6 +6,9 @@
 
 A matrix product may round equal rows differently by their place. So each distinct row is multiplied once, and pairs of
 equal rows have equal distances wherever they stand.
+
+|q|^2 + |g|^2 - 2 q.g loses the digits that its terms share, nearly all where a model has almost collapsed. So a common
+vector is subtracted from both sides, and the pairs that still lose six digits are summed up channel by channel.
 """
 
 from collections.abc import Iterator
@@ -16,6 +19,8 @@ from rgbd_reid_jax.metrics.distances import Side, check_sides, squared_pairs
 
 _ROWS, _COLUMNS = 512, 4096  # distinct rows multiplied at once
 _DIGEST_ROWS = 8192
+_COMMON_ROWS = 255  # whose median is the common vector
+_LOST = 1e-6  # of its terms, what the squared distance has to exceed: it keeps ten digits of float64's sixteen
 
 
 class Pairwise:
@@ -35,12 +40,13 @@ class Pairwise:
         self._metric, self._query, self._gallery = metric, query, gallery
         self._rows = _Distinct(query, metric)
         self._columns = self._rows if gallery is query else _Distinct(gallery, metric)
+        self._common = None if metric == "gated" else np.median(self._columns.read(0, _COMMON_ROWS)[0], axis=0)
 
     def tiles(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Every pair once: rows int64 [a] of the query, int64 [b] of the gallery, float64 [a, b] distances >= 0."""
         for at, left in self._rows.pieces(_ROWS):
             for to, right in self._columns.pieces(_COLUMNS):
-                distance = self._multiply(left, right)
+                distance = self._multiply(at, left, to, right)
                 for rows, row in self._rows.items(at, len(left[0]), _ROWS):
                     taken = distance if row is None else distance[row]
                     for columns, column in self._columns.items(to, len(right[0]), _COLUMNS):
@@ -56,7 +62,7 @@ class Pairwise:
         for at, left in self._rows.pieces(num_rows):
             distance = np.empty((len(left[0]), self._columns.count))
             for to, right in self._columns.pieces(_COLUMNS):
-                distance[:, to : to + len(right[0])] = self._multiply(left, right)
+                distance[:, to : to + len(right[0])] = self._multiply(at, left, to, right)
             for rows, row in self._rows.items(at, len(left[0]), num_rows):
                 taken = distance if row is None else distance[row]
                 yield rows, taken[:, self._columns.place]
@@ -71,20 +77,29 @@ class Pairwise:
         squared = squared_pairs(self._query, self._gallery, query_rows, gallery_rows, self._metric)
         return squared / 2.0 if self._metric == "cosine" else np.sqrt(squared)
 
-    def _multiply(self, left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
-        """float64 [a, b] >= 0 of prepared rows; differences that rounding made negative are clamped."""
-        if self._metric == "cosine":
-            return np.maximum(1.0 - left[0] @ right[0].T, 0.0)
+    def _multiply(
+        self, at: int, left: tuple[np.ndarray, ...], to: int, right: tuple[np.ndarray, ...]
+    ) -> np.ndarray:
+        """float64 [a, b] >= 0 of prepared distinct rows from `at` of the query and from `to` of the gallery."""
         if self._metric == "gated":
             (q, b), (g, a) = left, right
-            squared = q**2 @ (a**2).T + b**2 @ (g**2).T - 2.0 * ((q * b) @ (g * a).T)
+            terms = q**2 @ (a**2).T + b**2 @ (g**2).T
+            squared = terms - 2.0 * ((q * b) @ (g * a).T)
         else:
-            (q,), (g,) = left, right
+            q, g = left[0] - self._common, right[0] - self._common
+            terms = np.vecdot(q, q)[:, None] + np.vecdot(g, g)[None]
             squared = q @ g.T
             squared *= -2.0
-            squared += np.einsum("qd,qd->q", q, q)[:, None]
-            squared += np.einsum("gd,gd->g", g, g)[None]
-        return np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
+            squared += terms
+        terms *= _LOST
+        row, column = np.nonzero(squared < terms)
+        if self._metric == "cosine":
+            squared[~left[0].any(1)] = 2.0
+            squared[:, ~right[0].any(1)] = 2.0
+        squared[row, column] = squared_pairs(
+            self._query, self._gallery, self._rows.first(at + row), self._columns.first(to + column), self._metric
+        )
+        return 0.5 * squared if self._metric == "cosine" else np.sqrt(squared, out=squared)
 
 
 class _Distinct:
@@ -101,8 +116,15 @@ class _Distinct:
     def pieces(self, size: int) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
         """(first distinct row, prepared float64 matrices) of up to `size` distinct rows."""
         for at in range(0, self.count, size):
-            rows = self._order[self._start[at : min(at + size, self.count)]]
-            yield at, _read(self._side, rows, self._metric)
+            yield at, self.read(at, size)
+
+    def read(self, at: int, size: int) -> tuple[np.ndarray, ...]:
+        """Prepared float64 matrices of up to `size` distinct rows from `at`."""
+        return _read(self._side, self.first(np.arange(at, min(at + size, self.count))), self._metric)
+
+    def first(self, distinct: np.ndarray) -> np.ndarray:
+        """int64 [n], an item that has each distinct row."""
+        return self._order[self._start[distinct]]
 
     def items(self, at: int, num: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Up to `size` items at once of the distinct rows at:at + num, and their rows from `at` (None: as they are)."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from rgbd_reid_jax.data.frames import Frames, having, read_split, recorded, subs
 from rgbd_reid_jax.data.sampling import usable
 from rgbd_reid_jax.evaluation.embed import Embedder, Encoder, labelled
 from rgbd_reid_jax.metrics.embeddings import MODALITIES, Embeddings
+from rgbd_reid_jax.models.network import Model
+from rgbd_reid_jax.models.pretrained import load_pretrained
 from rgbd_reid_jax.stages.settings import Settings
 from rgbd_reid_jax.stages.workdir import Workdir
 from rgbd_reid_jax.training.freeze import merge
@@ -106,6 +109,19 @@ class Job:
     def key(self, stage: str) -> jax.Array:
         """The PRNG key of a training stage."""
         return jax.random.fold_in(jax.random.key(self.settings.seed), _STREAMS[stage])
+
+    def initial(self, model: Model) -> Callable[[jax.Array, int, int], tuple[Any, Any]]:
+        """`model.init`, with the published weights that the configuration names in place of random ones."""
+        path = self.settings.model.pretrained
+
+        def init(key: jax.Array, height: int, width: int) -> tuple[Any, Any]:
+            params, batch_stats = model.init(key, height, width)
+            if not path:
+                return params, batch_stats
+            grid = model.patch_grid(height, width)
+            return load_pretrained(path, model.backbone, params, batch_stats, grid=grid)
+
+        return init
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of one modality, without its parameters."""

@@ -15,6 +15,7 @@ from rgbd_reid_jax.data.sampling import SAMPLERS
 from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES
 from rgbd_reid_jax.metrics.embeddings import MODALITIES
 from rgbd_reid_jax.metrics.ranking import RULES
+from rgbd_reid_jax.models.network import NECKS, POOLS
 from rgbd_reid_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -48,6 +49,8 @@ _CHOICES: Mapping[str, Sequence[Any] | Mapping[str, Any]] = {
     "dataset.cache": CACHES,
     "input.depth_representation": DEPTH_REPRESENTATIONS,
     "model.last_stride": (0, 1, 2),
+    "model.neck": NECKS,
+    "model.pool": POOLS,
     "training.teacher.modality": MODALITIES,
     "training.student.modality": MODALITIES,
     "training.one_stream.modality": ("both",),
@@ -68,7 +71,7 @@ _RANGES: Mapping[str, Rule] = {
     "dataset.workers": _at_least(0),
     "input.height": _at_least(16),
     "input.width": _at_least(16),
-    "model.embedding_dim": _at_least(1),
+    "model.embedding_dim": _at_least(0),
     "model.dropout": _BELOW_ONE,
     "training.*.steps": _at_least(1),
     "training.*.batch_size": _at_least(1),

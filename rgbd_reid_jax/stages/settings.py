@@ -1,6 +1,7 @@
 """A run's settings as plain dataclasses: what `configs/*.py` say, checked once at the edge."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,13 +55,20 @@ class DatasetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The fields of `Model` that a configuration chooses; a `last_stride` of 0 keeps the backbone's own."""
+    """The fields of `Model` that a configuration chooses; a `last_stride` of 0 keeps the backbone's own.
+
+    `pretrained` is a file of published weights from which teachers and baselines start, "" for random ones.
+    """
 
     backbone: str
     embedding_dim: int
     dropout: float
     last_stride: int
     compute_dtype: str
+    neck: str = "paper"
+    pool: str = "average"
+    remat: bool = False
+    pretrained: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +141,7 @@ class Settings:
     def network(self, num_identities: int | None) -> Model:
         """The run's network."""
         shape = dataclasses.asdict(self.model)
+        del shape["pretrained"]
         return Model(**{**shape, "last_stride": self.model.last_stride or None}, num_identities=num_identities)
 
     def directions(self, stage: str) -> tuple[tuple[str, str], ...]:
@@ -189,6 +198,11 @@ def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> S
     check_ranges(dataclasses.asdict(settings))
     _check_stages(settings, known_stages)
     _check_encoders(settings)
+    settings.network(None).patch_grid(settings.input.height, settings.input.width)
+    if settings.model.pretrained and not pathlib.Path(settings.model.pretrained).expanduser().is_file():
+        raise InputError(
+            f"config.model.pretrained={settings.model.pretrained!r} is no file; give a .safetensors or .pth file"
+        )
     dataset_config(settings.dataset.name, settings.dataset.config, settings.dataset.overrides())
     for stage in settings.training:
         _check_training(settings, stage)

@@ -53,7 +53,7 @@ def run_teacher(job: Job) -> int | None:
     )
     validate = _Validation(job, "teacher", {stage.modality: None})
     images = RAW_IMAGES[stage.modality]
-    return _run(job, "teacher", model.init, frames, images, {"identity": labels}, objective, validate)
+    return _run(job, "teacher", job.initial(model), frames, images, {"identity": labels}, objective, validate)
 
 
 def run_one_stream(job: Job) -> int | None:
@@ -66,7 +66,7 @@ def run_one_stream(job: Job) -> int | None:
         model, job.settings.input, stage.augmentation, smoothing=stage.smoothing
     )
     validate = _Validation(job, "one_stream", {"rgb": None, "depth": None})
-    return _run(job, "one_stream", model.init, frames, IMAGES, {"identity": labels}, objective, validate)
+    return _run(job, "one_stream", job.initial(model), frames, IMAGES, {"identity": labels}, objective, validate)
 
 
 def run_student(job: Job) -> int | None:

@@ -80,6 +80,32 @@ def test_near_duplicates_have_no_negative_distance():
     assert pairwise.of(np.zeros(1, int), np.zeros(1, int))[0] == pytest.approx(np.sqrt(2048) * 2**-14, rel=1e-6)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "gated"])
+@pytest.mark.parametrize("kind", ["collapsed", "clusters"])
+def test_an_almost_collapsed_model_keeps_its_order(metric, kind):
+    """Distances thousands of times smaller than the rows, in float32's last bits."""
+    rng = np.random.default_rng(3)
+    query, gallery = side(rng, 60, 512), side(rng, 90, 512)
+    centre = np.full(512, 10.0) if kind == "collapsed" else rng.normal(size=(2, 512)) * 10
+    for items in (query, gallery):
+        near = centre if kind == "collapsed" else centre[rng.integers(0, 2, len(items.embedding))]
+        items.embedding[:] = near + 1e-5 * rng.normal(size=items.embedding.shape)
+        assert items.gate is not None
+        items.gate[:] = 0.5
+    pairwise = Pairwise(query, gallery, metric)
+    rows, columns = np.divmod(np.arange(60 * 90), 90)
+    exact = pairwise.of(rows, columns).reshape(60, 90)  # sums of squares: no terms cancel
+    assert exact.min() < 1e-3
+    for blocks in (None, 1 << 20):
+        np.testing.assert_allclose(assembled(pairwise, (60, 90), blocks), exact, rtol=1e-7)
+
+
+def test_equal_rows_of_the_two_sides_are_at_distance_zero():
+    rng = np.random.default_rng(4)
+    items = side(rng, 50, 300)
+    assert (np.diag(assembled(Pairwise(items, items), (50, 50))) == 0).all()
+
+
 def test_sides_that_do_not_fit_are_named():
     rng = np.random.default_rng(2)
     with pytest.raises(InputError, match="width 7, gallery embeddings 6"):

@@ -99,7 +99,7 @@ def test_a_run_leaves_what_is_documented(finished):
     assert set(results["results"]) == set(DIRECTIONS) == set(results["chance"])
     for direction in DIRECTIONS:
         scores = results["results"][direction]
-        assert set(scores) == {"mAP", "rank1", "rank5", "rank10"}
+        assert set(scores) == {"mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"}
         assert all(0.0 <= score <= 1.0 for score in scores.values())
         assert scores["rank1"] <= scores["rank5"] <= scores["rank10"]
         assert f"{100 * scores['mAP']:.1f}" in done.stdout

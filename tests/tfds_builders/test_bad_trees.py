@@ -124,6 +124,10 @@ def _bo_is_anna(lines: list[str]) -> list[str]:
     return [*lines, lines[1].replace(",anna,door,first,0,", ",bo,door,first,9,")]
 
 
+def _box_outside(lines: list[str]) -> list[str]:
+    return [lines[0], re.sub('".*"', '"900,900,950,950"', lines[1]), *lines[2:]]
+
+
 def knobs(**values: Any) -> Harm:
     return lambda root: values
 
@@ -214,7 +218,7 @@ CASES = [
     Case("JPEG as depth", put(f"{FRAME}_depth.jpg", b"x", instead_of=DEPTH), ERROR, ("'jpg'", "say depth_bits=8")),
     Case("NumPy array as depth", put(f"{FRAME}_depth.npy", b"x", instead_of=DEPTH), ERROR, ("'npy'", "give pgm, png")),
     Case("JPEG as mask", put(f"{FRAME}_mask.jpg", b"x", instead_of=MASK), ERROR, ("mask in the format 'jpg'",)),
-    Case("swapped folders", _swap_all, ERROR, ("_depth.jpg", "'jpg'")),
+    Case("swapped folders", _swap_all, ERROR, ("_depth.jpg", "swapped")),
     Case("depth stored as colour", put(f"{FRAME}_rgb.png", image("PNG", NEAR), instead_of=RGB), ERROR, ("swapped",)),
     Case("colour stored as depth", put(DEPTH, image("PNG", np.zeros((60, 80, 3), np.uint8))), ERROR, ("swapped",)),
     Case("depth in another unit", _tenths, ERROR, ("45 m where one step is 1 mm", "depth_unit_mm=0.1")),
@@ -249,7 +253,7 @@ CASES = [
     Case("a CSV with a column twice", cell(1, "depth", "rgb"), ERROR, ("has the column 'rgb' twice",)),
     Case("a manifest that is not UTF-8", manifest(b"rgb,\xff"), ERROR, ("manifest.csv is not UTF-8 (byte 4)",)),
     Case("a manifest of nothing", manifest(lambda lines: lines[:1]), ERROR, ("lists no frame",)),
-    Case("malformed JSON lines", manifest(b"{}\n{", "manifest.jsonl"), ERROR, ("person_id is empty",)),
+    Case("malformed JSON lines", manifest(b"\n{", "manifest.jsonl"), ERROR, ("line 2 is not valid JSON",)),
     Case("a line of no JSON object", manifest(b"[1]", "manifest.jsonl"), ERROR, ("line 1 is no JSON object",)),
     Case("a manifest that is not there", knobs(manifest="my.csv"), ERROR, ("my.csv does not exist",)),
     Case("a file that does not exist", cell(3, "_rgb.jpg", "_rgb.JPG"), ERROR, ("line 3", "is no file of the tree")),
@@ -257,7 +261,8 @@ CASES = [
     Case("a split that is none", cell(2, "train", "training"), ERROR, ("line 2: split='training'; give one of",)),
     Case("splits for some people only", cell(2, "train", ""), ERROR, ("'anna' is in split 'train' and in 'none'",)),
     Case("a box that is none", cell(2, '"', '"x'), ERROR, ("line 2: box=", "give four numbers")),
-    Case("a box outside its image", cell(2, '"', '"900'), ERROR, ("line 2: box=",)),
+    Case("a box upside down", cell(2, '"', '"900'), ERROR, ("line 2: box=", "with x0 < x1")),
+    Case("a box outside its image", manifest(_box_outside), ERROR, ("box=900,900,950,950 lies outside its 160x120",)),
     Case("a frame listed twice", manifest(lambda lines: [*lines, lines[1]]), ERROR, ("line 26 is frame '0'", "line 2")),
     Case("an image of two people", manifest(_bo_is_anna), ERROR, ("line 26 has the images of", "line 2")),
     Case("an image with two partners", cell(3, "-door-1", "-door-0"), ERROR, ("line 3 pairs", "otherwise than")),

@@ -57,6 +57,7 @@ def test_changes_name_the_config():
     assert changed.description == "Small. Changed: kind, size."
     assert len({custom(bits=8).name, custom(title="x").name, custom(pair=(3,)).name, changed.name}) == 4
     assert CONFIGS[0].size == 2.0
+    assert [custom(seed=0).seed, custom(seed=99).seed, custom(size=4).size] == [0, 99, 4.0], "ranges hold their ends"
 
 
 @pytest.mark.parametrize(

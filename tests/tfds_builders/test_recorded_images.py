@@ -238,7 +238,7 @@ def test_files_that_are_not_there_or_empty_are_left_out(root, tmp_path):
         with pytest.raises(BadFrame) as caught:
             images.read_depth(root, name)
         assert caught.value.finding.kind == "empty_file"
-    with pytest.raises(BadFrame, match="does not decode"):
+    with pytest.raises(BadFrame, match=r"does not decode \(it is no image of a known format\)"):
         images.read_rgb(root, put(root, b"not an image"))
     with pytest.raises(InputError, match="cannot read"):
         images.read_rgb(tmp_path.parent, tmp_path.name)  # a folder
@@ -269,7 +269,7 @@ def _bomb(kind: str, side: int) -> bytes:
 def test_a_bomb_is_refused_before_its_pixels_are_made(root, kind, side):
     name = put(root, _bomb(kind, side), f"bomb.{kind}")
     read = images.read_depth if kind == "pgm" else images.read_rgb
-    with pytest.raises(InputError, match=r"bomb\.\w+.*(claims|exceeds limit).* no camera here") as caught:
+    with pytest.raises(InputError, match=r"bomb\.\w+ claims .*pixels.* no camera here") as caught:
         read(root, name)
     assert "\n" not in str(caught.value)
 

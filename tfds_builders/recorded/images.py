@@ -58,10 +58,14 @@ def _opened(root: pathlib.Path, file: str) -> Image.Image:
             _check_whole(image.format, content)
             image.load()
     except Image.DecompressionBombError as error:
-        raise InputError(f"{root / file}: {_line(error)}; no camera here makes such an image: remove it") from error
+        raise InputError(
+            f"{root / file} claims more than {MAX_PIXELS:,} pixels; no camera here does: remove it"
+        ) from error
     except InputError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
+    except UnidentifiedImageError as error:
+        raise BadFrame("corrupt", file, "it does not decode (it is no image of a known format)") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise BadFrame("corrupt", file, f"it does not decode ({_line(error)})") from error
     return image
 

@@ -76,5 +76,8 @@ def check_formats(where: str, files: dict[str, str], depth_bits: int) -> None:
     for role, file in files.items():
         kind = file.rpartition(".")[2].lower()
         if file and kind not in formats[role]:
-            hint = "; for 8-bit depth say depth_bits=8" if role == "depth" and kind in DEPTH_FORMATS[8] else ""
-            raise InputError(f"{where}: {file} is {role} in the format {kind!r}; give {', '.join(formats[role])}{hint}")
+            hint = ""
+            if role == "depth" and kind in DEPTH_FORMATS[8]:
+                hint = "; for 8-bit depth say depth_bits=8 (or are colour and depth swapped?)"
+            name = where if where.endswith(file) else f"{where}: {file}"
+            raise InputError(f"{name} is {role} in the format {kind!r}; give {', '.join(formats[role])}{hint}")

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from rgbd_reid_jax.metrics.embeddings import Embeddings
-from rgbd_reid_jax.metrics.protocols.base import Task, numbers
+from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
 from rgbd_reid_jax.metrics.ranking import RankingResult, as_chance, check, groups, intervals, rank, score, sides
 from rgbd_reid_jax.metrics.rerank import expand_queries, reranked_ranks
 
@@ -12,6 +12,9 @@ from rgbd_reid_jax.metrics.rerank import expand_queries, reranked_ranks
 def ranked(task: Task, rule: str) -> dict[str, Any]:
     """The numbers under a rule, their values by chance, and with the option `groups` those of kinds of positives."""
     check(task.query, task.gallery, rule)
+    if task.rerank is not None or task.query_expansion:  # of equally near items, these take the first ones
+        query, gallery = (items.take(canonical_order(items)) for items in (task.query, task.gallery))
+        task = dataclasses.replace(task, query=query, gallery=gallery)
     query = _expanded(task, rule) if task.query_expansion else task.query
     if task.rerank is None:
         result = rank(query, task.gallery, rule, metric=task.metric, max_rank=task.max_rank, **task.engine)
