@@ -112,12 +112,18 @@ def _drop_unfinished(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path, stage: str) -> Iterator[None]:
-    """One process at a time builds `folder`; the system releases the lock of a killed one."""
+    """One process at a time builds `folder`; the system releases the lock of a killed one.
+
+    A finished dataset on a disk that cannot be written to needs no lock.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = open(folder.parent / f".lock-{folder.name}", "w")  # noqa: SIM115
     except OSError as error:
-        raise InputError(f"cannot write to {folder.parent} ({error.strerror}); choose another data_dir") from error
+        if not (folder / MANIFEST).is_file():
+            raise InputError(f"cannot write to {folder.parent} ({error.strerror}); choose another data_dir") from error
+        yield
+        return
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

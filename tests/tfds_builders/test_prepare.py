@@ -180,3 +180,14 @@ def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
     thread.join(timeout=30)
     assert builder.built == 1
     assert "another process builds" in capsys.readouterr().out
+
+
+def test_a_finished_dataset_on_a_read_only_disk_is_reused(dataset, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(prepare_lib, "open", refuse, raising=False)
+    builder = fake_builder(dataset)
+    assert prepare_lib.prepare(lambda: builder, dataset, fingerprint="cafe") is builder
+    with pytest.raises(InputError, match=r"cannot write to .* \(Read-only file system\); choose another data_dir"):
+        prepare_lib.prepare(lambda: builder, dataset.parent / "2.0.0", fingerprint="cafe")

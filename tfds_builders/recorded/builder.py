@@ -354,9 +354,7 @@ def prepare(
         return builder
 
     if root and data_dir.resolve().is_relative_to(root.resolve()):
-        raise InputError(
-            f"--data_dir={data_dir} lies within --manual_dir={root}; choose a folder outside of it"
-        )
+        raise InputError(f"--data_dir={data_dir} lies within --manual_dir={root}; choose a folder outside of it")
     folder = data_dir / kind.name / config.name / str(kind.VERSION)
     there = folder.exists()
     builder = prepare_lib.prepare(

@@ -2,25 +2,16 @@
 
 import hashlib
 import json
-import lzma
 import os
 import pathlib
 import stat
 import tarfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rgbd_reid_jax.core.errors import InputError
-
-
-def check_root(root: pathlib.Path, wants: str) -> None:
-    """Raises InputError unless `root` is a folder that can be read; `wants` says what it should hold."""
-    if not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
-        raise InputError(f"--manual_dir={root} {what}; give the folder that holds {wants}")
+from rgbd_reid_jax.core.errors import InputError, disk_full
 
 
 def listing(root: pathlib.Path) -> list[str]:
@@ -86,10 +77,6 @@ def read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); mend it, or give it as it was published") from error
 
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError)
-"""What the standard library raises for archives that are cut, changed, encrypted or of another kind."""
-
-
 def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
     """Unpacks a zip or tar archive below `folder`.
 
@@ -113,10 +100,13 @@ def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None
                 opened.extractall(folder, filter="data")
         else:
             raise InputError(f"{archive} is neither a zip nor a tar archive; download it again")
-    except (*_DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's; decompressors raise OSError without a number
-        raise InputError(f"{archive} is damaged ({error}); download it again") from error
+    except InputError:
+        raise
+    except Exception as error:  # of damaged archives the standard library raises anything, IndexError for example
+        if disk_full(error) is not None:
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{archive} is damaged, or {folder} takes no files ({words}); download it again") from error
 
 
 def _zip_member(item: zipfile.ZipInfo) -> tuple[str, int, bool]:
