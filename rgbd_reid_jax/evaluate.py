@@ -3,7 +3,8 @@
 For models trained anywhere: the .npz files of docs/evaluation.md in, a table or one JSON object out. Each number comes
 with its definition, each draw with its seed. Numbers go to standard output, all else to standard error.
 
-Exit status: 0, 2 for input that cannot be used (one line says what and how to mend it), 130 when interrupted.
+Exit status: 0, 2 for input that cannot be used (one line says what and how to mend it), 130 when interrupted, 141 when
+the reader of its output has left.
 """
 
 import argparse
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr, flush=True)
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 
@@ -89,7 +93,7 @@ def _run(options: argparse.Namespace) -> str:
             raise InputError(f"--{flag} is missing; --help lists the flags, --list the protocols")
     parameters = dict(_parameter(text) for text in options.param)
     if options.output:
-        _check_output(pathlib.Path(options.output))
+        _check_output(pathlib.Path(options.output), (options.query, options.gallery))
     sets = _load(options)
     from rgbd_reid_jax.metrics.protocols.registry import evaluate  # imports JAX, which mistakes need not wait for
 
@@ -163,8 +167,10 @@ def _rerank(text: str) -> tuple[int, int, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 20,6,0.3") from None
 
 
-def _check_output(path: pathlib.Path) -> None:
-    """Raises InputError before any work for a place where no file can be written."""
+def _check_output(path: pathlib.Path, inputs: Sequence[str | None]) -> None:
+    """Raises InputError before any work for a place where no file can be written, or where the embeddings are."""
+    if any(name and path.resolve() == pathlib.Path(name).resolve() for name in inputs):
+        raise InputError(f"--output={path} would overwrite the embeddings; give another file")
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

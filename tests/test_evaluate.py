@@ -75,8 +75,8 @@ def test_every_protocol_prints_one_json_object(folder, capsys, protocol):
         for k in (1, 5, 10):
             assert found[f"rank{k}"] == found["cmc"][k - 1]
         assert found["mAP_trapezoid"] <= found["mAP"]
-        for key in ("mAP", "rank1"):
-            low, high = found["intervals"][key]
+        assert set(found["intervals"]) == {"mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"}
+        for key, (low, high) in found["intervals"].items():
             assert 0 <= low <= found[key] <= high <= 1
 
 
@@ -252,6 +252,14 @@ def test_bad_arguments_are_one_line(folder, capsys, arguments, words):
     complains(run(folder, capsys, *arguments), words)
 
 
+def test_embeddings_are_never_overwritten(folder, tmp_path, capsys):
+    (tmp_path / "link.json").symlink_to(folder / "depth.npz")
+    for path in (folder / "rgb.npz", folder / ".." / folder.name / "depth.npz", tmp_path / "link.json"):
+        before = path.read_bytes()
+        complains(run(folder, capsys, "--protocol=market", f"--output={path}"), "would overwrite the embeddings")
+        assert path.read_bytes() == before
+
+
 def test_bad_files_are_one_line(folder, tmp_path, capsys):
     (tmp_path / "text.npz").write_text("no archive")
     whole = (folder / "rgb.npz").read_bytes()
@@ -320,6 +328,16 @@ def test_the_module_is_a_command(folder):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert json.loads(done.stdout)["results"]["rgb_to_rgb"]["num_query"] == 120
+
+
+def test_a_reader_that_leaves_is_no_error(folder):
+    """What `--json | head -c 5` does to the command."""
+    code = (
+        "import os, sys; from rgbd_reid_jax import evaluate; read, write = os.pipe(); os.close(read); "
+        f"os.dup2(write, 1); sys.exit(evaluate.main(['--query={folder / 'rgb.npz'}', '--protocol=market', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_mistakes_need_not_wait_for_jax(folder):

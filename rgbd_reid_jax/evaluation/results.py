@@ -25,7 +25,7 @@ def rank_directions(sets: Mapping[str, Embeddings], protocol: str) -> dict[str, 
 
     Returns:
         {"results": {direction: {"mAP", "rank1", "rank5", "rank10", "mAP_trapezoid", "mINP"}}, "intervals": {direction:
-        {"mAP": [low, high], "rank1": ...}}, 95 % over persons, "chance": {direction: {"mAP", "rank1", "rank5",
+        {"mAP": [low, high], ...}}, 95 % over persons, "chance": {direction: {"mAP", "rank1", "rank5",
         "rank10"}} under a random order, "queries": {direction: {"num_query", "num_query_skipped", "num_gallery",
         "tie_rate"}}, and per kind of `groups`, such as "clothes", {direction: {group: scores}}; fractions of 1.
     """

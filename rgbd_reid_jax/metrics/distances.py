@@ -35,7 +35,7 @@ from rgbd_reid_jax.core.errors import InputError
 
 METRICS = ("euclidean", "cosine", "gated")
 _CACHED = 65536  # values worked on at a time: few enough to stay in the processor's cache
-_SAMPLE = 1024  # rows from which the common vector and the scale are estimated; neither changes a result
+_SAMPLE = 256  # rows from which the common vector and the scale are estimated; neither changes a result
 _LARGEST = 1e15  # norm, after scaling, beyond which a product of factors could leave float32
 _UNDECIDED = 1e300  # a bound that decides nothing
 

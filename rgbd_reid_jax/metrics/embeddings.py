@@ -243,7 +243,12 @@ def _whole_numbers(column: np.ndarray, key: str, source: str) -> np.ndarray:
             else "save it with .astype('int64')"
         )
         raise InputError(f"{source}: {key} is {column.dtype}, expected whole numbers; {mend}")
-    return column.astype(np.int64, copy=False)
+    numbers = column.astype(np.int64, copy=False)
+    if column.dtype == np.uint64 and (numbers < 0).any():
+        raise InputError(
+            f"{source}: {key} exceeds 2^63 - 1; number them with numpy.unique({key}, return_inverse=True)[1]"
+        )
+    return numbers
 
 
 def _names(column: np.ndarray, key: str, source: str) -> np.ndarray:

@@ -77,9 +77,7 @@ class Pairwise:
         squared = squared_pairs(self._query, self._gallery, query_rows, gallery_rows, self._metric)
         return squared / 2.0 if self._metric == "cosine" else np.sqrt(squared)
 
-    def _multiply(
-        self, at: int, left: tuple[np.ndarray, ...], to: int, right: tuple[np.ndarray, ...]
-    ) -> np.ndarray:
+    def _multiply(self, at: int, left: tuple[np.ndarray, ...], to: int, right: tuple[np.ndarray, ...]) -> np.ndarray:
         """float64 [a, b] >= 0 of prepared distinct rows from `at` of the query and from `to` of the gallery."""
         if self._metric == "gated":
             (q, b), (g, a) = left, right

@@ -25,13 +25,12 @@ import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress
-from rgbd_reid_jax.metrics import scores
-from rgbd_reid_jax.metrics.bootstrap import interval
+from rgbd_reid_jax.metrics.bootstrap import intervals
 from rgbd_reid_jax.metrics.dense import matrix
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
 from rgbd_reid_jax.metrics.protocols.single_shot import hit_rates
-from rgbd_reid_jax.metrics.ranking import check, rank
+from rgbd_reid_jax.metrics.ranking import check, multi_shot, rank, shown_hits
 
 FAULTS = {
     "twin_mask_in_gallery_order": (
@@ -93,12 +92,13 @@ def paper(
         queries, images = query.take(rows), gallery.take(columns)
         result = rank(queries, images, _RULE, metric=metric, max_rank=max_rank)
         shots = Task(queries, images, metric, int(rng.integers(2**31)), max_rank, {"repeats": 1})
+        ap, ap_trapezoid, inp = multi_shot(result.ranks).values()
         done.append(
             _Repeat(
                 person=queries.person_id,
-                ap=result.ap,
-                ap_trapezoid=scores.average_precision_trapezoid(result.ranks),
-                inp=scores.inverse_negative_penalty(result.ranks),
+                ap=ap,
+                ap_trapezoid=ap_trapezoid,
+                inp=inp,
                 hits=hit_rates(shots, _RULE),
                 tie_rate=result.tie_rate,
                 num_gallery=len(images),
@@ -136,9 +136,11 @@ def paper_compat(
         "identities_dropped" {"query", "gallery"}.
 
     Raises:
-        InputError: as in `paper`, or a set has a single identity, of which the sampler leaves none.
+        InputError: as in `paper`; a set has a single identity, of which the sampler leaves none; a seed over 32 bits.
     """
     parameters = _checked(query, gallery, images_per_identity, repeats, metric, max_rank)
+    if seed + repeats > 1 << 32:
+        raise InputError(f"seed={seed} is too large for the public code's generator; give one below 2^32 - {repeats}")
     query, gallery = (items.take(canonical_order(items)) for items in (query, gallery))
     queries, images = _all_but_highest(query), _all_but_highest(gallery)
     within = query.modality == gallery.modality
@@ -359,11 +361,16 @@ def _merged(
         mean["mINP"],
         mean["cmc"],
         tie_rate=mean["tie_rate"],
-        intervals={
-            "mAP": interval(np.concatenate([one.ap for one in done]), person, seed=seed),
-            "mAP_trapezoid": interval(np.concatenate([one.ap_trapezoid for one in done]), person, seed=seed),
-            "rank1": interval(np.concatenate([one.hits[:, 0] for one in done]), person, seed=seed),
-        },
+        intervals=intervals(
+            {
+                "mAP": np.concatenate([one.ap for one in done]),
+                "mAP_trapezoid": np.concatenate([one.ap_trapezoid for one in done]),
+                "mINP": np.concatenate([one.inp for one in done]),
+                **shown_hits(np.concatenate([one.hits for one in done])),
+            },
+            person,
+            seed=seed,
+        ),
         num_query=len(person),
         num_query_skipped=sum(one["num_query_skipped"] for one in per_repeat),
         num_query_absent=int((~np.isin(person, gallery.person_id)).sum()),

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.metrics import dense, scores
-from rgbd_reid_jax.metrics.bootstrap import interval
+from rgbd_reid_jax.metrics import bootstrap, dense, scores
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.ranks import Ranks, Side, positive_ranks
 
 _TWO_CAMERAS = "record each person with at least two cameras, or rank with twin_excluded or recording_excluded"
+SHOWN_RANKS = (1, 5, 10)
 _TYPES = {0: "unknown", 1: "standing", 2: "walking"}
 
 
@@ -153,7 +153,7 @@ def score(found: Ranks, query: Embeddings, gallery: Embeddings, protocol: str, *
         num_gallery=len(gallery),
         tie_rate=scores.tie_rate(found),
         chance_mean_ap=float(scores.chance_average_precision(num_positive, num_valid).mean()),
-        chance_cmc=scores.chance_hit_rate(num_positive, num_valid, max_rank).mean(0),
+        chance_cmc=scores.chance_cmc(num_positive, num_valid, max_rank),
         protocol=protocol,
         ranks=found,
     )
@@ -271,22 +271,35 @@ def as_chance(result: RankingResult) -> dict[str, float]:
 
 
 def intervals(result: RankingResult, person_id: np.ndarray, *, seed: int = 0) -> dict[str, list[float]]:
-    """95 % bootstrap intervals over persons, {"mAP": [low, high], "rank1": [low, high]}, of scores as fractions of 1.
+    """95 % bootstrap intervals over persons, [low, high] of "mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10".
 
     Args:
         result: of `rank`.
         person_id: int64 [num_query], of the queries.
         seed: of the resampling.
     """
-    hit = np.where(result.skipped, np.nan, result.first_hit_rank == 1)
-    values = {"mAP": result.ap, "rank1": hit}
-    return {name: list(interval(value, person_id, seed=seed)) for name, value in values.items()}
+    longest = len(result.cmc)
+    hits = {f"rank{k}": np.where(result.skipped, np.nan, result.first_hit_rank <= min(k, longest)) for k in SHOWN_RANKS}
+    return bootstrap.intervals(multi_shot(result.ranks) | hits, person_id, seed=seed)
+
+
+def multi_shot(ranks: Ranks) -> dict[str, np.ndarray]:
+    """What "mAP", "mAP_trapezoid" and "mINP" are means of: float64 [Q], NaN where a query has no positive."""
+    return {
+        "mAP": scores.average_precision(ranks),
+        "mAP_trapezoid": scores.average_precision_trapezoid(ranks),
+        "mINP": scores.inverse_negative_penalty(ranks),
+    }
+
+
+def shown_hits(hits: np.ndarray) -> dict[str, np.ndarray]:
+    """{"rank1", "rank5", "rank10"} of float [..., max_rank]; beyond its end it keeps its last value."""
+    return {f"rank{k}": hits[..., min(k, hits.shape[-1]) - 1] for k in SHOWN_RANKS}
 
 
 def summary(mean_ap: float, cmc: np.ndarray) -> dict[str, float]:
     """{"mAP", "rank1", "rank5", "rank10"} of a mean AP and a CMC curve [K]; beyond its end it keeps its last value."""
-    at = {k: float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)}
-    return {"mAP": float(mean_ap), "rank1": at[1], "rank5": at[5], "rank10": at[10]}
+    return {"mAP": float(mean_ap)} | {name: float(value) for name, value in shown_hits(np.asarray(cmc)).items()}
 
 
 def _group(ranks: Ranks, max_rank: int) -> dict[str, float]:

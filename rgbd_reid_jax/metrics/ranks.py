@@ -156,8 +156,12 @@ def _positives(query: Side, gallery: Side, metric: str) -> tuple[np.ndarray, np.
     persons = np.intersect1d(queries, items)
     bounds = [np.searchsorted(ids, persons, side) for ids in (queries, items) for side in ("left", "right")]
     groups = [(by_query[a:b], by_item[c:d]) for a, b, c, d in zip(*bounds, strict=True)]
-    pairs = [np.stack(np.broadcast_arrays(rows[:, None], columns[None])).reshape(2, -1) for rows, columns in groups]
-    row, positive = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
+    # Pair i of a person's n x m table is in its row i // m, column i % m.
+    begin, width = bounds[0], bounds[3] - bounds[2]
+    size = (bounds[1] - begin) * width
+    person = np.repeat(np.arange(len(persons)), size)
+    line, column = np.divmod(np.arange(len(person)) - np.repeat(np.cumsum(size) - size, size), width[person])
+    row, positive = by_query[begin[person] + line], by_item[bounds[2][person] + column]
     visible = gallery.drop[positive] != query.drop[row]
     return row[visible], positive[visible], squared_groups(query, gallery, groups, metric)[visible]
 
@@ -282,9 +286,9 @@ class _Search:
 
     def _count_few(self, tile: "_Tile", reach: np.ndarray) -> None:
         """Counts the items within reach of the tile's queries; reach is uint8 [B, gallery block / 8], packed bits."""
-        byte = np.flatnonzero(reach)
-        place, bit = np.nonzero(np.unpackbits(reach.ravel()[byte]).reshape(-1, 8))
-        rows, items = np.divmod(byte[place] * 8 + bit, reach.shape[1] * 8)
+        byte = np.flatnonzero(reach != 0)
+        bit = np.flatnonzero(np.unpackbits(reach.ravel()[byte]).view(bool))
+        rows, items = np.divmod(byte[bit >> 3] * 8 + (bit & 7), reach.shape[1] * 8)
         most = tile.low.shape[1]
         low, high = (_keys(np.repeat(np.arange(len(bound)), most), bound.ravel()) for bound in (tile.low, tile.high))
         ahead = np.zeros((len(tile.rows), most + 1), np.int64)
@@ -317,7 +321,7 @@ class _Search:
             fill = (0, counting.WINDOWS - len(row))
             window = np.pad(tile.low[row, column], fill), np.pad(tile.high[row, column], fill, constant_values=-np.inf)
             bits = np.asarray(tile.estimates.window(np.pad(row, fill).astype(np.int32), *window))[: len(row)]
-            place, item = np.divmod(np.flatnonzero(np.unpackbits(bits)), width)
+            place, item = np.divmod(np.flatnonzero(np.unpackbits(bits).view(bool)), width)
             self._decide(tile, row[place], column[place], item)
 
     def _add(self, tile: "_Tile", ahead: np.ndarray) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 
 from rgbd_reid_jax.metrics.ranks import Ranks
 
+_BLOCK = 1 << 20  # numbers at once
+
 
 def average_precision(ranks: Ranks) -> np.ndarray:
     """Step AP, float64 [Q] in 0..1; NaN without a positive."""
@@ -83,6 +85,16 @@ def chance_hit_rate(num_positive: np.ndarray, num_valid: np.ndarray, max_rank: i
     drawn = np.arange(max_rank)[None]
     miss = np.maximum(n - m - drawn, 0.0) / np.maximum(n - drawn, 1.0)
     return 1.0 - np.cumprod(miss, axis=1)
+
+
+def chance_cmc(num_positive: np.ndarray, num_valid: np.ndarray, max_rank: int) -> np.ndarray:
+    """Mean of `chance_hit_rate` over the queries, float64 [max_rank], in memory that few queries take."""
+    step = max(1, _BLOCK // max_rank)
+    total = np.zeros(max_rank)
+    for start in range(0, len(num_positive), step):
+        some = slice(start, start + step)
+        total += chance_hit_rate(num_positive[some], num_valid[some], max_rank).sum(0)
+    return total / len(num_positive)
 
 
 def _mean_of_positives(ranks: Ranks, value: np.ndarray) -> np.ndarray:

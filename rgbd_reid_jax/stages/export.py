@@ -20,7 +20,6 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
 from rgbd_reid_jax.export.stablehlo import export_encoder
-from rgbd_reid_jax.reporting.report import INTENDED_USE
 from rgbd_reid_jax.stages.job import Job
 
 _RELATIVE_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -34,6 +33,9 @@ def run_export(job: Job) -> None:
         InputError: the evaluation stage has not been run, or an exported encoder differs from the live model
             by more than `tolerance`.
     """
+    # Here, so that training need not wait for matplotlib.
+    from rgbd_reid_jax.reporting.report import INTENDED_USE
+
     job.workdir.require("evaluation")
     results = files.read_json(job.workdir.results)["results"]
     for modality, stage in job.settings.encoders.items():

@@ -6,7 +6,6 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
 from rgbd_reid_jax.metrics.embeddings import Embeddings
-from rgbd_reid_jax.reporting.report import Frames, write_report
 from rgbd_reid_jax.stages.job import Job
 
 
@@ -16,6 +15,9 @@ def run_report(job: Job) -> None:
     Raises:
         InputError: the evaluation stage has not been run.
     """
+    # Here, so that training need not wait for matplotlib.
+    from rgbd_reid_jax.reporting.report import Frames, write_report
+
     job.workdir.require("evaluation")
     split = job.settings.evaluation.splits[-1]
     sets = {modality: Embeddings.load(job.workdir.embeddings(split, modality)) for modality in job.settings.encoders}

@@ -1,6 +1,7 @@
 """Colour augmentation: each switch alone does what it says, and nothing else."""
 
 import colorsys
+import dataclasses
 from typing import Any
 
 import jax
@@ -141,7 +142,9 @@ def photo():
     [("brightness", ImageEnhance.Brightness), ("contrast", ImageEnhance.Contrast), ("saturation", ImageEnhance.Color)],
 )
 def test_jitter_is_what_pillow_does_with_some_factor(photo, name, enhancer):
-    found = 255 * np.asarray(random_colour(_KEY, jnp.asarray(photo / 255, jnp.float32), Augmentation(**{name: 0.5})))
+    found = 255 * np.asarray(
+        random_colour(_KEY, jnp.asarray(photo / 255, jnp.float32), dataclasses.replace(Augmentation(), **{name: 0.5}))
+    )
     factors = []
     for new, old in zip(found, photo, strict=True):
         candidates = np.linspace(0.5, 1.5, 201)

@@ -52,6 +52,17 @@ def test_order_of_the_queries_and_of_the_blocks_changes_nothing():
     assert interval(values, person, seed=4) != expected
 
 
+def test_scenarios_are_averaged_in_each_resample():
+    """Two persons, of whom one is seen in the first scenario alone: means of scenarios, not of pooled queries."""
+    values = np.array([[0.0, np.nan], [1.0, 0.5], [1.0, np.nan]])
+    person = np.array([1, 2, 2])
+    # Resamples: 1, 1: the first scenario's 0; 1, 2 twice: (2/3 + 1/2) / 2; 2, 2: (1 + 1/2) / 2.
+    assert interval(values, person, level=0.4) == pytest.approx((7 / 12, 7 / 12))
+    assert interval(values, person, level=0.9) == pytest.approx((0.0, 0.75))
+    assert interval(values[1:], person[1:]) == (0.75, 0.75)
+    assert interval(values[:, :1], person) == interval(values[:, 0], person)
+
+
 def test_skipped_queries_and_identities_do_not_count():
     values, person = np.array([0.2, np.nan, 0.4, np.nan]), np.array([1, 1, 2, 3])
     assert interval(values, person) == interval(values[[0, 2]], person[[0, 2]])

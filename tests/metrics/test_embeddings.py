@@ -85,6 +85,7 @@ def one_line(caught, path):
         ({"person_id": np.arange(3)[:, None]}, r"person_id has shape \[3, 1\], expected \[3\]"),
         ({"person_id": np.array([0, -1, -1])}, "person_id is negative in 2 rows"),
         ({"person_id": np.array(["a", "b", "c"])}, "person_id is <U1, expected whole numbers; number them with"),
+        ({"person_id": np.array([1, 2, 2**63 + 5], np.uint64)}, r"person_id exceeds 2\^63 - 1; number them with numpy"),
         ({"frame_id": np.arange(3.0)}, "frame_id is float64, expected whole numbers; save it with"),
         ({"person_id": np.array([1, 2, None], object)}, r"person_id is an array of Python objects.*numpy\.int64"),
         ({"camera_name": np.array(["a", "b", None], object)}, r"camera_name is an array of Python.*numpy\.str_"),

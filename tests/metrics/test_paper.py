@@ -236,6 +236,8 @@ def test_mistakes_are_named():
         paper_compat(one, gallery)
     with pytest.raises(InputError, match="repeats=0 must be at least 1"):
         paper(query, gallery, repeats=0)
+    with pytest.raises(InputError, match="seed=4294967295 is too large for the public code's generator"):
+        paper_compat(query, gallery, **{**_SHORT, "seed": 2**32 - 1})
     bare = Embeddings(query.embedding, query.person_id, query.camera_id, modality="rgb")
     for protocol in (paper, paper_compat):
         with pytest.raises(InputError, match="lacks recording_id"):

@@ -274,6 +274,26 @@ def test_tvrid_equals_plain_loops():
     assert found["intervals"]["mAP"][0] < found["mAP"] < found["intervals"]["mAP"][1]
 
 
+def test_intervals_of_scenarios_of_unequal_size_stay_within_the_scores():
+    """Perfect embeddings; most persons have no passage of the downward camera, so one scenario has few queries."""
+    camera, walk = (column.ravel() for column in np.meshgrid(np.tile(np.arange(3), 12), [0, 1]))
+    person = np.tile(np.repeat(np.arange(12), 3), 2)
+    kept = (camera != 2) | (person < 2)
+    items = of(
+        np.eye(12)[person[kept]],
+        person[kept],
+        camera[kept],
+        np.arange(kept.sum()),
+        camera_name=_CAMERAS[camera[kept]],
+        passage_name=walk[kept],
+    )
+    found = evaluate("tvrid", items, items)
+    scored = [one["num_query"] - one["num_query_skipped"] for one in found["scenarios"].values()]
+    assert scored == [52, 8, 52]
+    assert found["mAP"] == 1.0
+    assert set(map(tuple, found["intervals"].values())) == {(1.0, 1.0)}
+
+
 def test_tvrid_takes_camera_numbers_for_names():
     query, gallery = make(12, 150), make(13, 150)
     found = evaluate("tvrid", query, gallery)
@@ -295,6 +315,10 @@ def test_the_mean_over_frames():
     assert mean.person_id.tolist() == [2, 1]
     assert mean.column("recording_id", "test").tolist() == [5, 7]
     assert mean.column("frame_id", "test").tolist() == [0, 0]
+    wide = of(
+        np.array([[1e16], [1.0], [-1e16], [3.0]]), [1] * 4, [0] * 4, [7] * 4
+    )  # a float64 sum in which order shows
+    assert len({mean_of_frames(shuffled(wide, seed)).embedding.item() for seed in range(20)}) == 1
     mixed = of(np.zeros((2, 1)), [1, 2], [0, 0], [7, 7])
     with pytest.raises(InputError, match="frames of recording_id 7 differ in person_id"):
         mean_of_frames(mixed)
@@ -310,9 +334,9 @@ def test_results_name_their_definitions_and_are_json(name):
     assert {"mAP", "cmc"} <= set(found["definitions"]) <= set(found)
     assert len(found["cmc"]) == 20
     assert found["mAP_trapezoid"] <= found["mAP"]
-    for key in ("mAP", "rank1"):
-        low, high = found["intervals"][key]
-        assert low <= found[key] <= high
+    assert set(found["intervals"]) == {"mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"}
+    for key, (low, high) in found["intervals"].items():
+        assert 0 <= low <= found[key] <= high <= 1
 
 
 @pytest.mark.parametrize("rule", ["market", "cross_camera", "twin_excluded", "recording_excluded"])
@@ -387,6 +411,23 @@ def test_sysu_says_which_rule_left_nothing():
     strangers = of(np.zeros((2, 1)), [8, 9], [1, 1], source="g.npz")
     with pytest.raises(InputError, match=r"persons of q\.npz do not appear in g\.npz"):
         evaluate("sysu_mm01", query, strangers)
+
+
+@pytest.mark.parametrize("rule", ["market", "cross_camera", "twin_excluded", "recording_excluded"])
+def test_verification_says_which_rule_left_no_pair(rule):
+    items = of(np.zeros((2, 1)), [1, 2], [0, 0], [5, 6], [0, 0], source="a.npz")
+    with pytest.raises(
+        InputError, match=rf"verification with rule={rule} \(.*dropped\): 0 pairs of the same"
+    ) as caught:
+        evaluate("verification", items, items, parameters={"rule": rule})
+    assert "\n" not in str(caught.value)
+
+
+def test_protocols_with_a_rule_say_which_one_needs_no_more_keys():
+    bare = of(np.zeros((2, 1)), [1, 2], [0, 0], source="a.npz")
+    for name in ("verification", "single_gallery_shot"):
+        with pytest.raises(InputError, match=r"a\.npz lacks recording_id, .*\(rule=market does without\)"):
+            evaluate(name, bare, bare)
 
 
 def test_tvrid_says_which_scenario_left_nothing():

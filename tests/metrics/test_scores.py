@@ -1,7 +1,9 @@
 """Scores against hand numbers, scikit-learn and enumerated orders."""
 
+import collections
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,7 +62,8 @@ def trapezoid(labels):
 
 @pytest.mark.parametrize("kind", ["random", "tied", "collapsed", "duplicated", "single"])
 def test_equals_scikit_learn_and_the_area_under_the_curve(kind):
-    """5 kinds x 60 draws x 16 queries: 4800 rankings, of which each draw has some without a positive."""
+    """5 kinds x 60 draws x 16 queries: 4800 rankings."""
+    seen = collections.Counter()
 
     @settings(max_examples=60, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1))
@@ -86,8 +89,14 @@ def test_equals_scikit_learn_and_the_area_under_the_curve(kind):
             if not positive.any():
                 assert np.isnan([step[i], area[i], penalty[i]]).all()
                 assert first[i] == 0
+                seen["none"] += 1
                 continue
             distance = ((query.embedding[i].astype(np.float64) - gallery.embedding[visible]) ** 2).sum(1)
+            levels, count = np.unique(distance, return_counts=True)
+            untied = bool(count[np.searchsorted(levels, distance[positive])].max() == 1)
+            seen.update({"untied": untied, "tied": not untied, "single": int(positive.sum()) == 1})
+            if untied:  # scikit-learn may sort by itself
+                assert step[i] == pytest.approx(average_precision_score(positive, -distance), abs=1e-6)
             labels = positive[np.lexsort((positive, distance))].astype(int)  # ties: other persons first
             assert step[i] == pytest.approx(average_precision_score(labels, -np.arange(len(labels))), abs=1e-12)
             assert area[i] == pytest.approx(trapezoid(labels.tolist()), abs=1e-12)
@@ -97,6 +106,9 @@ def test_equals_scikit_learn_and_the_area_under_the_curve(kind):
         assert (area[found] <= step[found] + 1e-12).all()
 
     run()
+    assert seen["none"] > 100
+    assert seen["single"] > (500 if kind == "single" else 10)
+    assert seen["untied" if kind in ("random", "single") else "tied"] > 500
 
 
 def test_tie_rate_counts_positives():
@@ -112,3 +124,17 @@ def test_chance_is_the_mean_over_all_orders(m, n):
     assert scores.chance_average_precision(np.array([m]), np.array([n]))[0] == pytest.approx(np.mean(ap))
     hits = [np.mean([places[0] <= k for places in orders]) for k in range(1, n + 3)]
     np.testing.assert_allclose(scores.chance_hit_rate(np.array([m]), np.array([n]), n + 2)[0], hits, atol=1e-12)
+
+
+def test_chance_of_long_curves_takes_little_memory():
+    rng = np.random.default_rng(0)
+    num_valid = rng.integers(10, 9000, 3000)
+    num_positive = rng.integers(1, 10, 3000)
+    tracemalloc.start()
+    curve = scores.chance_cmc(num_positive, num_valid, 9000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # all at once: 216 MB, several times
+    first = scores.chance_hit_rate(num_positive, num_valid, 30).mean(0)
+    np.testing.assert_allclose(curve[:30], first, atol=1e-12)
+    assert curve[-1] == pytest.approx(1.0)

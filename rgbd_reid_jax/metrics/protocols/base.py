@@ -72,7 +72,7 @@ def numbers(
         mean_inp: mean INP.
         cmc: float [max_rank].
         tie_rate: of the positives.
-        intervals: {"mAP": (low, high), "rank1": (low, high)}.
+        intervals: {"mAP": (low, high), ...}, of the mean AP, mean INP and ranks shown.
         counts: num_query, num_query_skipped, num_query_absent and num_gallery.
     """
     cmc = np.asarray(cmc, np.float64)
@@ -95,7 +95,7 @@ def rule_name(task: Task, protocol: str) -> str:
         raise InputError(f"protocol {protocol}: rule={rule!r} is unknown; choose one of {', '.join(RULES)}")
     for key in RULES[rule].columns:
         for items in (task.query, task.gallery):
-            items.column(key, f"protocol {protocol} with rule={rule}")
+            items.column(key, f"protocol {protocol} with rule={rule} (rule=market does without)")
     return rule
 
 

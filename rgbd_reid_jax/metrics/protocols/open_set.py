@@ -7,8 +7,9 @@ persons, TPR that of the pairs of the same person; each wanted FPR has the large
 import dataclasses
 from typing import Any
 
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics.protocols.base import Task, rule_name
-from rgbd_reid_jax.metrics.ranking import check, sides
+from rgbd_reid_jax.metrics.ranking import RULES, check, sides
 from rgbd_reid_jax.metrics.verification import verify_pairs
 
 WANTED_FPR = (1e-2, 1e-3, 1e-4)
@@ -24,12 +25,11 @@ def verification(task: Task) -> dict[str, Any]:
     """Error rates and thresholds of the pairs that the parameter `rule` leaves."""
     rule = rule_name(task, "verification")
     check(task.query, task.gallery, rule)
-    found = verify_pairs(
-        *sides(task.query, task.gallery, rule, task.metric),
-        metric=task.metric,
-        wanted_fpr=WANTED_FPR,
-        stage=task.engine.get("stage", ""),
-    )
+    both = sides(task.query, task.gallery, rule, task.metric)
+    try:
+        found = verify_pairs(*both, metric=task.metric, wanted_fpr=WANTED_FPR, stage=task.engine.get("stage", ""))
+    except InputError as error:
+        raise InputError(f"protocol verification with rule={rule} ({RULES[rule].words}): {error}") from error
     numbers = dataclasses.asdict(found)
     points = {f"{point.pop('wanted_fpr'):g}": point for point in numbers.pop("points")}
     roc = [list(map(float, point)) for point in numbers.pop("roc")]

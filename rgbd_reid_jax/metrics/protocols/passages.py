@@ -18,11 +18,11 @@ import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics import scores
-from rgbd_reid_jax.metrics.bootstrap import interval
+from rgbd_reid_jax.metrics.bootstrap import intervals
 from rgbd_reid_jax.metrics.dense import dense_ranks, matrix
 from rgbd_reid_jax.metrics.embeddings import KEYS, Embeddings
-from rgbd_reid_jax.metrics.protocols.base import Task, numbers
-from rgbd_reid_jax.metrics.ranking import check_sides
+from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
+from rgbd_reid_jax.metrics.ranking import check_sides, multi_shot, shown_hits
 from rgbd_reid_jax.metrics.ranks import Ranks
 
 SCENARIOS = ("same_cam_cross_passage", "up_down_cross_passage", "flat_vs_others")
@@ -37,11 +37,9 @@ def mean_of_frames(items: Embeddings, wanted_by: str = "a mean over frames") -> 
         InputError: no recording_id, or a recording whose frames differ in another label.
     """
     recording = items.column("recording_id", wanted_by)
-    by_frame = [] if items.frame_id is None else [items.frame_id]
-    ordered = items.take(np.lexsort([*by_frame, recording]))
-    codes, start, count = np.unique(
-        recording[np.argsort(recording, kind="stable")], return_index=True, return_counts=True
-    )
+    order = canonical_order(items)  # a sum's last bits, too, depend on no order of the rows
+    ordered = items.take(order[np.argsort(recording[order], kind="stable")])
+    codes, start, count = np.unique(np.sort(recording), return_index=True, return_counts=True)
     columns: dict[str, Any] = {}
     for key in KEYS:
         column = getattr(ordered, key)
@@ -69,16 +67,12 @@ def tvrid(task: Task) -> dict[str, Any]:
     pairs = _pairs(query, gallery, task.parameters)
     block = np.arange(len(query)), matrix(query, gallery, task.metric)  # passages are few
     found: dict[str, Any] = {}
-    values, hits, persons = [], [], []
+    values = []
     for name in SCENARIOS:
         ranks = dense_ranks([(*block, pairs[name])], query.person_id, gallery.person_id)
-        found[name], ap, hit = _scenario(ranks, query, gallery, name, task)
-        scored = ~np.isnan(ap)
-        values.append(ap[scored] / scored.sum())
-        hits.append(hit[scored] / scored.sum())
-        persons.append(query.person_id[scored])
-    total = sum(map(len, values)) / len(SCENARIOS)  # weights that make the mean over all queries that over scenarios
-    person = np.concatenate(persons)
+        found[name], of_queries = _scenario(ranks, query, gallery, name, task)
+        values.append(of_queries)
+    stacked = {key: np.stack([one[key] for one in values], axis=1) for key in values[0]}
 
     def mean(key: str) -> Any:
         return np.mean([scenario[key] for scenario in found.values()], axis=0)
@@ -89,50 +83,39 @@ def tvrid(task: Task) -> dict[str, Any]:
         mean("mINP"),
         mean("cmc"),
         num_query=len(query),
-        num_query_skipped=int(np.isin(np.arange(len(query)), _scored_rows(pairs, query, gallery), invert=True).sum()),
+        num_query_skipped=int(np.isnan(stacked["mAP"]).all(1).sum()),
         num_query_absent=int((~np.isin(query.person_id, gallery.person_id)).sum()),
         num_gallery=len(gallery),
         tie_rate=mean("tie_rate"),
-        intervals={
-            "mAP": interval(np.concatenate(values) * total, person, seed=task.seed),
-            "rank1": interval(np.concatenate(hits) * total, person, seed=task.seed),
-        },
+        intervals=intervals(stacked, query.person_id, seed=task.seed),
     )
     return {**merged, "scenarios": found}
 
 
-def _scored_rows(pairs: dict[str, np.ndarray], query: Embeddings, gallery: Embeddings) -> np.ndarray:
-    """Queries with a positive in some scenario."""
-    same = query.person_id[:, None] == gallery.person_id[None]
-    return np.flatnonzero((same & np.logical_or.reduce(list(pairs.values()))).any(1))
-
-
-def _scenario(ranks: Ranks, query: Embeddings, gallery: Embeddings, name: str, task: Task):
-    """The numbers of one scenario, and per query AP and whether the first hit has rank 1, NaN where skipped."""
-    ap, first = scores.average_precision(ranks), scores.first_hit_rank(ranks)
+def _scenario(
+    ranks: Ranks, query: Embeddings, gallery: Embeddings, name: str, task: Task
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The numbers of one scenario, and what they are means of: float64 [Q], NaN where skipped."""
+    first = scores.first_hit_rank(ranks)
     scored = first > 0
     if not scored.any():
         raise InputError(
             f"protocol tvrid: scenario {name} leaves none of the {len(query)} query passages a gallery passage of its "
             "person; check camera_name and passage_name, and the parameters flat, upward and downward"
         )
-    hit = np.where(scored, first == 1, np.nan)
+    hits = np.where(scored[:, None], first[:, None] <= np.arange(1, task.max_rank + 1), np.nan)
+    values = multi_shot(ranks) | shown_hits(hits)
     found = numbers(
-        ap[scored].mean(),
-        scores.average_precision_trapezoid(ranks)[scored].mean(),
-        scores.inverse_negative_penalty(ranks)[scored].mean(),
+        *(values[key][scored].mean() for key in ("mAP", "mAP_trapezoid", "mINP")),
         scores.cmc(first, task.max_rank),
         num_query=len(query),
         num_query_skipped=int((~scored).sum()),
         num_query_absent=int((~np.isin(query.person_id, gallery.person_id)).sum()),
         num_gallery=len(gallery),
         tie_rate=scores.tie_rate(ranks),
-        intervals={
-            "mAP": interval(ap, query.person_id, seed=task.seed),
-            "rank1": interval(hit, query.person_id, seed=task.seed),
-        },
+        intervals=intervals(values, query.person_id, seed=task.seed),
     )
-    return found, ap, hit
+    return found, values
 
 
 def _pairs(query: Embeddings, gallery: Embeddings, parameters: Any) -> dict[str, np.ndarray]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from rgbd_reid_jax.core.progress import Progress
-from rgbd_reid_jax.metrics.bootstrap import interval
+from rgbd_reid_jax.metrics.bootstrap import intervals
 from rgbd_reid_jax.metrics.dense import BLOCK_NUMBERS, pairwise
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers, rule_name
-from rgbd_reid_jax.metrics.ranking import rank, sides
+from rgbd_reid_jax.metrics.ranking import multi_shot, rank, shown_hits, sides
 
 CMC = "single shot: one valid gallery image per person drawn for each query, mean over repeats; mAP is multi-shot"
 
@@ -34,7 +34,6 @@ def cuhk03(task: Task) -> dict[str, Any]:
 def _single_shot(task: Task, rule: str) -> dict[str, Any]:
     result = rank(task.query, task.gallery, rule, metric=task.metric, max_rank=task.max_rank, **task.engine)
     hits = hit_rates(task, rule)
-    person = task.query.person_id
     return numbers(
         result.mean_ap,
         result.mean_ap_trapezoid,
@@ -45,10 +44,7 @@ def _single_shot(task: Task, rule: str) -> dict[str, Any]:
         num_query_absent=result.num_query_absent,
         num_gallery=result.num_gallery,
         tie_rate=result.tie_rate,
-        intervals={
-            "mAP": interval(result.ap, person, seed=task.seed),
-            "rank1": interval(hits[:, 0], person, seed=task.seed),
-        },
+        intervals=intervals(multi_shot(result.ranks) | shown_hits(hits), task.query.person_id, seed=task.seed),
     )
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics import scores
-from rgbd_reid_jax.metrics.bootstrap import interval
+from rgbd_reid_jax.metrics.bootstrap import intervals
 from rgbd_reid_jax.metrics.dense import BLOCK_NUMBERS, dense_ranks, pairwise
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
-from rgbd_reid_jax.metrics.ranking import check_sides
+from rgbd_reid_jax.metrics.ranking import check_sides, shown_hits
 
 CMC = "over persons, each at the rank of its nearest image: mean over trials"
 _QUERY_CAMERAS = (3, 6)
@@ -53,21 +53,20 @@ def sysu_mm01(task: Task) -> dict[str, Any]:
         raise InputError(f"{why} {len(query)} queries a gallery item of its person; mend the split")
     ranks = np.arange(1, task.max_rank + 1)
     hits = np.where(scored[:, None], (first[..., None] <= ranks).mean(0), np.nan)
-    ap = ap.mean(0)
+    ap, trapezoid, inp = (values.mean(0) for values in (ap, trapezoid, inp))
     return numbers(
         ap[scored].mean(),
-        trapezoid[:, scored].mean(),
-        inp[:, scored].mean(),
+        trapezoid[scored].mean(),
+        inp[scored].mean(),
         hits[scored].mean(0),
         num_query=len(query),
         num_query_skipped=int((~scored).sum()),
         num_query_absent=int(absent.sum()),
         num_gallery=int(sizes[0]),
         tie_rate=float(tie_rates.mean()),
-        intervals={
-            "mAP": interval(ap, query.person_id, seed=task.seed),
-            "rank1": interval(hits[:, 0], query.person_id, seed=task.seed),
-        },
+        intervals=intervals(
+            {"mAP": ap, "mAP_trapezoid": trapezoid, "mINP": inp} | shown_hits(hits), query.person_id, seed=task.seed
+        ),
     )
 
 
