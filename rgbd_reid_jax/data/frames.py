@@ -68,7 +68,7 @@ class Frames:
         workers: threads that may decode at once.
 
     Attributes:
-        labels: one int64 [N] per name in `LABELS`.
+        labels: one int64 [N] per name in `LABELS`, text [N] per name in `records.NAMES` that the dataset has.
         workers: as given.
     """
 

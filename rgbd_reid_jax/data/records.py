@@ -15,6 +15,8 @@ from rgbd_reid_jax.core.errors import InputError
 
 IMAGES = ("rgb", "depth", "mask")
 LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id", "modalities")
+NAMES = ("camera_name", "passage_name")
+"""Texts that some datasets have and evaluation protocols use."""
 
 # Unlike the others, IMREAD_UNCHANGED never turns an image by its EXIF tag.
 _FLAGS = {
@@ -49,14 +51,18 @@ class Records:
         return len(self._source)
 
     def labels(self) -> dict[str, np.ndarray]:
-        """One int64 [N] per name in `LABELS`; no image is decoded."""
+        """One int64 [N] per name in `LABELS`, text [N] per name in `NAMES` that is there; no image is decoded."""
         found = {name: np.empty(len(self), np.int64) for name in LABELS}
+        texts: dict[str, list[str]] = {}
         for start in range(0, len(self), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self)))
             for row, features in zip(rows, self._features(rows), strict=True):
                 for name, column in found.items():
                     column[row] = features[name].int64_list.value[0]
-        return found
+                for name in NAMES:
+                    if name in features:
+                        texts.setdefault(name, []).append(features[name].bytes_list.value[0].decode())
+        return found | {name: np.array(column) for name, column in texts.items()}
 
     def decode(self, indices: Sequence[int] | np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]:
         """Images of some frames, stacked.

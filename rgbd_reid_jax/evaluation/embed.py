@@ -86,6 +86,6 @@ class Embedder:
 
 def labelled(embedding: np.ndarray, frames: Frames, modality: str) -> Embeddings:
     """Embeddings [N, D] with the labels of their frames."""
-    names = ("person_id", "camera_id", "recording_id", "frame_id", "clothes_id", "recording_type")
+    names = {field.name for field in dataclasses.fields(Embeddings)} & frames.labels.keys()
     labels: dict[str, Any] = {name: frames.labels[name] for name in names}
     return Embeddings(embedding=embedding, modality=modality, **labels)

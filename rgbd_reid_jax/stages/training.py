@@ -88,7 +88,8 @@ def run_student(job: Job) -> int | None:
         return params, batch_stats
 
     images = RAW_IMAGES[stage.modality]
-    return _run(job, "student", from_teacher, frames, images, {"target": target}, objective, validate)
+    columns = {"target": target, "identity": identities(frames.labels["person_id"])[0]}
+    return _run(job, "student", from_teacher, frames, images, columns, objective, validate)
 
 
 def _run(

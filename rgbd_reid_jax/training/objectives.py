@@ -79,7 +79,7 @@ def distillation_objective(
         running: batch-norm layers that keep their running statistics.
 
     Returns:
-        An objective whose batch holds the images and `target` float32 [B, D].
+        An objective whose batch holds the images, `target` float32 [B, D] and `identity` int32 [B].
     """
     distance = DISTILLATION_LOSSES[loss]
 
@@ -88,6 +88,6 @@ def distillation_objective(
         images = train_input(spec, modality, batch, augment_key, augmentation)
         output, new_stats = model.train(params, batch_stats, images, dropout_key, running)
         figures = {"cosine": mean_cosine(output.embedding, batch["target"])}
-        return distance(output.dropped, batch["target"]), (new_stats, figures)
+        return distance(output.dropped, batch["target"], batch["identity"]), (new_stats, figures)
 
     return objective

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.data.frames import CachedFrames, DeviceFrames, Frames, subset
+from rgbd_reid_jax.data.frames import CachedFrames, DeviceFrames, Frames, read_split, subset
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Embedder, Encoder, labelled
+from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.metrics.protocols.registry import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,24 @@ def test_some_frames_are_embedded_as_among_all(network, make_frames, mesh_of, ki
     some = np.arange(13) % 3 == 2
     found = embedder(*network[1:], frames=subset(frames, some))
     np.testing.assert_allclose(found, whole[some], atol=1e-6)
+
+
+def test_names_of_cameras_and_passages_reach_the_embeddings(tmp_path):
+    from tfds_builders.tvrid import example_tree
+    from tfds_builders.tvrid.tvrid_dataset_builder import config_of, prepare
+
+    example_tree.write(tmp_path / "tree")
+    builder = prepare(
+        config_of("crops128", {"height": 16, "width": 16}), tmp_path / "data", tmp_path / "tree", workers=1
+    )
+    frames = read_split(builder, "test", "none")
+    found = labelled(np.zeros((len(frames), 8), np.float32), frames, "rgb")
+    cameras = builder.info.metadata["cameras"]
+    assert found.camera_name is not None
+    assert found.passage_name is not None
+    for code, name in zip(found.camera_id, found.camera_name, strict=True):
+        assert cameras[str(code)] == name
+    assert len(set(found.passage_name)) > 1
+    found.save(tmp_path / "rgb.npz")
+    np.testing.assert_array_equal(Embeddings.load(tmp_path / "rgb.npz").camera_name, found.camera_name)
+    assert evaluate("tvrid", found, found)["num_query"] > 0
