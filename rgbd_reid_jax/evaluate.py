@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -195,9 +196,14 @@ def _protocols() -> str:
     lines = []
     for name, protocol in PROTOCOLS.items():
         defaults = ", ".join(f"{key}={value}" for key, value in protocol.defaults.items())
-        lines += [name, f"  {protocol.words}"] + [f"  parameters: {defaults}"] * bool(defaults)
-        lines += [f"  {key}: {text}" for key, text in protocol.definitions.items()]
-    return "\n".join(lines)
+        about = [protocol.words] + [f"--param: {defaults}"] * bool(defaults)
+        about += [f"{key}: {text}" for key, text in protocol.definitions.items()]
+        lines += [
+            name,
+            *(textwrap.fill(text, 120, initial_indent="  ", subsequent_indent="    ") for text in about),
+            "",
+        ]
+    return "\n".join(lines).rstrip()
 
 
 def _readable(results: Mapping[str, Any]) -> str:

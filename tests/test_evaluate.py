@@ -175,8 +175,13 @@ def test_skipped_queries_are_explained(tmp_path, capsys):
 def test_the_list_describes_every_protocol(capsys):
     assert evaluate.main(["--list"]) == 0
     out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    words = f" {' '.join(out.split())} "
     for name, protocol in registry.PROTOCOLS.items():
-        assert f"\n{name}\n  {protocol.words}" in f"\n{out}"
+        assert f"\n{name}\n  " in f"\n{out}"
+        assert f" {name} {protocol.words} " in words
+        for key, value in protocol.defaults.items():
+            assert f"{key}={value}" in words
 
 
 def bad(path, change):

@@ -7,8 +7,8 @@
 A matrix product may round equal rows differently by their place. So each distinct row is multiplied once, and pairs of
 equal rows have equal distances wherever they stand.
 
-|q|^2 + |g|^2 - 2 q.g loses the digits that its terms share, nearly all where a model has almost collapsed. So a common
-vector is subtracted from both sides, and the pairs that still lose six digits are summed up channel by channel.
+|q|^2 + |g|^2 - 2 q.g loses the digits that its terms share, nearly all where a model has almost collapsed. So pairs
+that lose six digits are summed up channel by channel; to have few of them, a common vector is subtracted (euclidean).
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Pairwise:
         self._metric, self._query, self._gallery = metric, query, gallery
         self._rows = _Distinct(query, metric)
         self._columns = self._rows if gallery is query else _Distinct(gallery, metric)
-        self._common = None if metric == "gated" else np.median(self._columns.read(0, _COMMON_ROWS)[0], axis=0)
+        self._common = np.median(self._columns.read(0, _COMMON_ROWS)[0], axis=0)
 
     def tiles(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Every pair once: rows int64 [a] of the query, int64 [b] of the gallery, float64 [a, b] distances >= 0."""
@@ -79,21 +79,24 @@ class Pairwise:
 
     def _multiply(self, at: int, left: tuple[np.ndarray, ...], to: int, right: tuple[np.ndarray, ...]) -> np.ndarray:
         """float64 [a, b] >= 0 of prepared distinct rows from `at` of the query and from `to` of the gallery."""
-        if self._metric == "gated":
+        if self._metric == "cosine":
+            squared = 2.0 - 2.0 * (left[0] @ right[0].T)
+            lost = squared < 2.0 * _LOST
+        elif self._metric == "gated":
             (q, b), (g, a) = left, right
             terms = q**2 @ (a**2).T + b**2 @ (g**2).T
             squared = terms - 2.0 * ((q * b) @ (g * a).T)
+            lost = squared < _LOST * terms
         else:
             q, g = left[0] - self._common, right[0] - self._common
             terms = np.vecdot(q, q)[:, None] + np.vecdot(g, g)[None]
             squared = q @ g.T
             squared *= -2.0
             squared += terms
-        terms *= _LOST
-        row, column = np.nonzero(squared < terms)
-        if self._metric == "cosine":
-            squared[~left[0].any(1)] = 2.0
-            squared[:, ~right[0].any(1)] = 2.0
+            terms *= _LOST
+            lost = squared < terms
+            del terms
+        row, column = np.nonzero(lost)
         squared[row, column] = squared_pairs(
             self._query, self._gallery, self._rows.first(at + row), self._columns.first(to + column), self._metric
         )

@@ -11,8 +11,9 @@ Zhong, Zheng, Cao, Li, Re-ranking Person Re-identification with k-reciprocal Enc
 Query expansion: Chum et al., Total Recall, ICCV 2007, doi:10.1109/ICCV.2007.4408891.
 
 Only the neighbour lists, the sparse V (tens of entries per item) and one block of distances are held. Neighbours at
-equal distance stand in the order of the items, queries first. What the rule hides from a query (`drop`) is no neighbour
-of it, and the query none of the hidden item's, so that a twin cannot vote for its query.
+equal distance stand in the order of the items, queries first; the protocols sort the items by content before. What the
+rule hides from a query (`drop`) is no neighbour of it, and the query none of the hidden item's, so that a twin cannot
+vote for its query.
 
 Deviation: "more than 2/3", and k1/2 rounded half to even, are those of the authors' code and of all that copied it; the
 paper writes "at least".

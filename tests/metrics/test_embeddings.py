@@ -152,7 +152,7 @@ def test_a_missing_file_a_folder_and_a_plain_array_are_named(tmp_path):
 
 def test_keys_that_are_not_ours_are_named_and_left(tmp_path, capsys):
     path = tmp_path / "a.npz"
-    ids = {key: np.arange(3) for key in ("person_id", "camera_id")}
+    ids: dict[str, Any] = {key: np.arange(3) for key in ("person_id", "camera_id")}
     np.savez(
         path, embedding=np.eye(3, dtype=np.float32), modality=np.array(["infrared"] * 3), paths=np.arange(3), **ids
     )

@@ -106,7 +106,9 @@ def _scenario(
     hits = np.where(scored[:, None], first[:, None] <= np.arange(1, task.max_rank + 1), np.nan)
     values = multi_shot(ranks) | shown_hits(hits)
     found = numbers(
-        *(values[key][scored].mean() for key in ("mAP", "mAP_trapezoid", "mINP")),
+        values["mAP"][scored].mean(),
+        values["mAP_trapezoid"][scored].mean(),
+        values["mINP"][scored].mean(),
         scores.cmc(first, task.max_rank),
         num_query=len(query),
         num_query_skipped=int((~scored).sum()),
