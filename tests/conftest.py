@@ -96,7 +96,7 @@ def make_records():
 
 def serialized(record: dict[str, Any], **encoded: bytes) -> bytes:
     """A record as builders write it; `encoded` has images that replace its own."""
-    features = schema.frame_features()
+    features: Any = schema.frame_features()
     images = {name: encode_png(np.squeeze(record[name])) for name in IMAGES}
     unused = {
         name: "" if np.dtype(spec.np_dtype).hasobject else np.zeros(spec.shape, spec.np_dtype)

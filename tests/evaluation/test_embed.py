@@ -1,5 +1,7 @@
 """Embedding a split: padding, order and devices leave no trace."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -123,7 +125,8 @@ def test_names_of_cameras_and_passages_reach_the_embeddings(tmp_path):
     )
     frames = read_split(builder, "test", "none")
     found = labelled(np.zeros((len(frames), 8), np.float32), frames, "rgb")
-    cameras = builder.info.metadata["cameras"]
+    metadata: Any = builder.info.metadata
+    cameras = metadata["cameras"]
     assert found.camera_name is not None
     assert found.passage_name is not None
     for code, name in zip(found.camera_id, found.camera_name, strict=True):
