@@ -2,11 +2,17 @@
 
 A build that is killed starts again where it stopped: whole chunks are reused, damaged ones are made again.
 A chunk is a list of examples; its file is their SHA-256 digest (32 bytes) followed by a msgpack list.
+
+`shards` hands chunks to TFDS. Its `GeneratorBasedBuilder` would hold a whole split in memory, and from 1 GiB on import
+TensorFlow to sort it; its `ShardBasedBuilder` writes what it is given in that order and holds one shard.
 """
 
+import functools
 import hashlib
+import itertools
 import pathlib
 import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -14,6 +20,8 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 
+SHARD_BYTES = 256 << 20
+"""Greatest size of a shard, and so about what a build holds in memory."""
 _DIGEST_BYTES = 32
 Example = dict[str, Any]
 """Feature name to bytes, text, number or array."""
@@ -77,3 +85,26 @@ class ChunkStore:
         """Deletes this store and those of other fingerprints beside it."""
         for folder in self._parent.glob("building-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def shards(split: Iterator[list[Example]], count: int, chunk_bytes: int) -> list[Callable[[], Iterator]]:
+    """The chunks of a split as `tfds.core.ShardBasedBuilder._shard_iterators_per_split` wants them.
+
+    Args:
+        split: all chunks in order; it is exhausted when the last shard is.
+        count: their number.
+        chunk_bytes: the greatest size of one.
+
+    Returns:
+        For each shard a function that gives its (key, example); to be called in order, once each.
+    """
+    per_shard = max(1, SHARD_BYTES // chunk_bytes)
+    keys = itertools.count()
+
+    def examples(last: bool) -> Iterator[tuple[int, Example]]:
+        for chunk in split if last else itertools.islice(split, per_shard):
+            for example in chunk:
+                yield next(keys), example
+
+    number = -(-count // per_shard)
+    return [functools.partial(examples, index == number - 1) for index in range(number)]

@@ -54,8 +54,9 @@ def prepare(
         InputError: no space, or the dataset there is damaged or has another fingerprint.
     """
     folder = pathlib.Path(folder)
-    with _locked(folder, stage):
-        _drop_unfinished(folder)
+    with locked(folder, stage) as mine:
+        if mine:
+            _drop_unfinished(folder)
         if folder.exists():
             verify(folder, fingerprint)
             return _quietly_made(make_builder)
@@ -111,10 +112,15 @@ def _drop_unfinished(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path, stage: str) -> Iterator[None]:
+def locked(folder: pathlib.Path, stage: str) -> Iterator[bool]:
     """One process at a time builds `folder`; the system releases the lock of a killed one.
 
-    A finished dataset on a disk that cannot be written to needs no lock.
+    Args:
+        folder: its parent is made where it is missing, and holds the lock.
+        stage: the name in progress lines.
+
+    Yields:
+        Whether this process may write: a finished dataset on a disk that cannot be written to needs no lock.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +128,7 @@ def _locked(folder: pathlib.Path, stage: str) -> Iterator[None]:
     except OSError as error:
         if not (folder / MANIFEST).is_file():
             raise InputError(f"cannot write to {folder.parent} ({error.strerror}); choose another data_dir") from error
-        yield
+        yield False
         return
     with lock:
         try:
@@ -132,7 +138,7 @@ def _locked(folder: pathlib.Path, stage: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks
-        yield
+        yield True
 
 
 @contextlib.contextmanager

@@ -122,7 +122,8 @@ def _readable(content: Mapping[str, Any], options: argparse.Namespace) -> list[s
         number = counts.total()
         warned = f", with {number} warning{'s' if number > 1 else ''} to judge" if number else ""
         lines.append(f"verdict: {content['verdict']}; nothing stands against training{warned}")
-        lines.append(f"next: {command.training_command_line(options)}")
+        paired = all(problem["kind"] != "unpaired_training" for problem in content["problems"])
+        lines.append(f"next: {command.training_command_line(options, paired=paired)}")
     return lines
 
 

@@ -1,6 +1,7 @@
 """What the commands on datasets share: how a dataset is named, one-line errors, exit statuses."""
 
 import argparse
+import os
 import pathlib
 import shlex
 import signal
@@ -58,12 +59,15 @@ def command_line(module: str, options: argparse.Namespace, *more: str) -> str:
     return shlex.join(["python", "-m", f"rgbd_reid_jax.data.{module}", options.dataset, *given, *more])
 
 
-def training_command_line(options: argparse.Namespace) -> str:
-    """The command line that trains on the dataset."""
+def training_command_line(options: argparse.Namespace, *, paired: bool) -> str:
+    """The command line that trains on the dataset; distillation, which needs pairs, or one network for both images."""
     given = [f"--config.dataset.{name}={getattr(options, name)}" for name in ("data_dir", "knobs")]
     given = [one for one in given if not one.endswith("=")]
+    if not paired:
+        given.append("--config.training.one_stream.sampling.name=pk_cross_modal")
     name = options.dataset.partition("/")[0]
-    config, workdir = f"--config=configs/distill.py:{options.dataset}", f"--workdir=runs/{name}"
+    method = "distill" if paired else "one_stream"
+    config, workdir = f"--config=configs/{method}.py:{options.dataset}", f"--workdir=runs/{name}"
     return shlex.join(["python", "-m", "rgbd_reid_jax.main", config, *given, workdir])
 
 
@@ -83,9 +87,11 @@ def status_of(command: Callable[[], int], when_interrupted: str) -> int:
         return _complain(f"interrupted; {when_interrupted}", _INTERRUPTED)
     except OSError as error:
         where = disk_full(error)
-        if where is None:
+        if where is not None:
+            return _complain(f"error: the disk is full{where}; free space and run the same command again", _UNUSABLE)
+        if not error.filename:
             raise
-        return _complain(f"error: the disk is full{where}; free space and run the same command again", _UNUSABLE)
+        return _complain(f"error: {error.filename}: {error.strerror}; mend it or name another place", _UNUSABLE)
 
 
 def _complain(text: str, status: int) -> int:
@@ -96,8 +102,9 @@ def _complain(text: str, status: int) -> int:
 def writable(flag: str, path: str) -> pathlib.Path:
     """The file that a flag names; InputError, before any work, where no file can be written."""
     file = pathlib.Path(path).expanduser()
-    if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
-        raise InputError(f"{flag}={path} cannot be written; give a file in a folder")
+    folder = next(one for one in file.absolute().parents if one.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{flag}={path} cannot be written; give a file in a folder of yours")
     return file
 
 

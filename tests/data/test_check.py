@@ -1,6 +1,7 @@
 """The check command: every kind of problem is put into a dataset and must be found by its name."""
 
 import dataclasses
+import errno
 import inspect
 import json
 import re
@@ -218,6 +219,14 @@ def test_frames_that_are_no_pairs(registry, checked, split, kind):
     assert status == 0
 
 
+def test_the_next_command_is_one_that_takes_the_data(registry, drawn_tree, tmp_path, capsys):
+    registry.give(changed(registry.people(), "train", 3, depth=BLACK, mask=np.zeros((32, 16), np.uint8), modalities=1))
+    assert check.main(["people", f"--data_dir={tmp_path}", f"--manual_dir={drawn_tree}"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "--config=configs/one_stream.py:people/all" in command, "distillation needs pairs"
+    assert "--config.training.one_stream.sampling.name=pk_cross_modal" in command
+
+
 def test_one_camera_makes_the_camera_rules_useless(registry, checked):
     status, content = checked(registry.people(cameras=1))
     rules = content["rules"]["test"]["depth_to_rgb"]
@@ -289,12 +298,23 @@ def test_bad_usage_is_one_line(registry, capsys, tmp_path):
         ([], "NAME[/CONFIG] is missing"),
         (["people", f"--data_dir={tmp_path}"], "people needs files of yours"),
         (["people", f"--sheet={tmp_path}"], f"--sheet={tmp_path} cannot be written"),
+        (["people", f"--sheet={__file__}/new/sheet.png"], "new/sheet.png cannot be written"),
     ):
         assert check.main(arguments) == 2
         errors = capsys.readouterr().err.strip()
         assert errors.startswith("error: ")
         assert words in errors
         assert len(errors.splitlines()) == 1
+
+
+def test_a_sheet_that_cannot_be_written_after_all_is_one_line(registry, drawn_tree, tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system", "sheet.png")
+
+    monkeypatch.setattr(check.contact_sheet, "write", refuse)
+    arguments = ["people", f"--data_dir={tmp_path}", f"--manual_dir={drawn_tree}", f"--sheet={tmp_path}/sheet.png"]
+    assert check.main(arguments) == 2
+    assert capsys.readouterr().err == "error: sheet.png: Read-only file system; mend it or name another place\n"
 
 
 def test_the_sheet_shows_people_of_all_splits_in_line_with_their_outline(registry, checked, tmp_path):

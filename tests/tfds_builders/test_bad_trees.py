@@ -221,7 +221,7 @@ CASES = [
     Case("swapped folders", _swap_all, ERROR, ("_depth.jpg", "swapped")),
     Case("depth stored as colour", put(f"{FRAME}_rgb.png", image("PNG", NEAR), instead_of=RGB), ERROR, ("swapped",)),
     Case("colour stored as depth", put(DEPTH, image("PNG", np.zeros((60, 80, 3), np.uint8))), ERROR, ("swapped",)),
-    Case("depth in another unit", _tenths, ERROR, ("45 m where one step is 1 mm", "depth_unit_mm=0.1")),
+    Case("depth in another unit", _tenths, ERROR, ("45 m where one step is 1 mm", "depth_unit_mm=0.1 would fit")),
     Case("sizes of different aspects", put(DEPTH, image("PNG", NEAR[:50])), ERROR, ("80x50", "aspects differ")),
     Case("decompression bomb", put(RGB, png_of_size(60_000, 60_000)), ERROR, (RGB, "no camera here")),
     Case("image of 100 megapixels", put(RGB, png_of_size(10_000, 10_000)), ERROR, (RGB, "more than 64,000,000")),

@@ -83,3 +83,27 @@ def test_a_store_keeps_chunks_until_it_is_removed(tmp_path):
     (tmp_path / "1.0.0").mkdir()
     store.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["1.0.0"]
+
+
+def test_shards_hold_all_examples_in_order_a_few_chunks_at_a_time(monkeypatch):
+    monkeypatch.setattr(chunks, "SHARD_BYTES", 25)
+    taken = []
+
+    def split():
+        for number, examples in enumerate(("ab", "", "cd", "", "")):
+            taken.append(number)
+            yield [{"name": name} for name in examples]
+        taken.append("end")
+
+    shards = chunks.shards(split(), 5, chunk_bytes=10)
+    assert len(shards) == 3, "two chunks of 10 bytes fit into 25"
+    assert not taken
+    assert list(shards[0]()) == [(0, {"name": "a"}), (1, {"name": "b"})]
+    assert taken == [0, 1]
+    assert list(shards[1]()) == [(2, {"name": "c"}), (3, {"name": "d"})]
+    assert list(shards[2]()) == []
+    assert taken[-1] == "end", "what the split does after its last chunk is done"
+
+
+def test_a_chunk_larger_than_a_shard_is_one():
+    assert len(chunks.shards(iter([[], [], []]), 3, chunk_bytes=2 * chunks.SHARD_BYTES)) == 3

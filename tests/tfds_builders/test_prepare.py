@@ -171,7 +171,7 @@ def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
         prepare_lib.prepare(lambda: builder, folder, fingerprint="cafe")
 
     thread = threading.Thread(target=second)
-    with prepare_lib._locked(folder, "dataset"):
+    with prepare_lib.locked(folder, "dataset"):
         thread.start()
         ready.wait()
         thread.join(timeout=0.3)
@@ -187,7 +187,10 @@ def test_a_finished_dataset_on_a_read_only_disk_is_reused(dataset, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(prepare_lib, "open", refuse, raising=False)
+    left = dataset.parent / f"incomplete.XYZ_{dataset.name}"  # of a killed build; it cannot be removed here
+    left.mkdir()
     builder = fake_builder(dataset)
     assert prepare_lib.prepare(lambda: builder, dataset, fingerprint="cafe") is builder
+    assert left.exists()
     with pytest.raises(InputError, match=r"cannot write to .* \(Read-only file system\); choose another data_dir"):
         prepare_lib.prepare(lambda: builder, dataset.parent / "2.0.0", fingerprint="cafe")

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core import shuffle
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders import chunks
 from tfds_builders.recorded import builder as builder_lib
-from tfds_builders.recorded.frames import Frame, Scan
+from tfds_builders.recorded.frames import Finding, Frame, Scan
 from tfds_builders.rgbd_folder import example_tree, read
 from tfds_builders.rgbd_folder.rgbd_folder_dataset_builder import Builder, config_of, prepare
 
@@ -96,6 +97,25 @@ def test_a_pool_gives_what_one_process_gives(tree, whole, tmp_path):
     assert_same_records(whole, pooled)
     assert left(tmp_path) == [".lock", "1.0.0"]
     assert dict(pooled.info.metadata) == dict(whole.info.metadata)
+
+
+def test_a_large_dataset_has_several_shards_and_is_not_held_in_memory(tree, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shuffle, "Shuffler", None)  # holds a split, and imports TensorFlow from 1 GiB on
+    built = build(tmp_path, tree)
+    assert built.info.splits["train"].shard_lengths == [PER_CHUNK] * 4
+    assert_same_records(whole, built)
+
+
+def test_a_shard_without_a_usable_frame_does_no_harm(own, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "SHARD_BYTES", 1)
+    monkeypatch.setattr(builder_lib, "_FRAMES_PER_CHUNK", 2)
+    for frame in (own / "train" / "anna" / "door" / "first").glob("*_rgb.jpg"):
+        frame.write_bytes(b"")
+    built = build(tmp_path, own, bad_share=0.5)
+    assert built.info.splits["train"].shard_lengths == [0, 2, 2, 2, 2, 2]
+    records, others = (list(one.as_data_source("train")) for one in (built, whole))
+    assert [record["source"] for record in records] == [record["source"] for record in others[2:]]
 
 
 KILLED = f"""
@@ -336,8 +356,11 @@ def _scan(**people: list[int]) -> Scan:
 
 def test_a_scan_without_frames_or_with_people_on_two_sides_is_refused():
     builder_lib.check_scan(pathlib.Path("t"), _scan(train=[1, 1, 2], test=[3]))
-    with pytest.raises(InputError, match="--manual_dir=t holds no frame"):
+    with pytest.raises(InputError, match="--manual_dir=t holds no frame that could be used; mend the files"):
         builder_lib.check_scan(pathlib.Path("t"), _scan(train=[], test=[]))
+    empty = Scan({}, [Finding("ignored", "notes.txt", "its name fits nothing here")])
+    with pytest.raises(InputError, match=r"could be used \(first: notes\.txt: its name fits nothing here\)"):
+        builder_lib.check_scan(pathlib.Path("t"), empty)
     with pytest.raises(InputError, match=r"t/x\.png: person 2 is in split train and in test"):
         builder_lib.check_scan(pathlib.Path("t"), _scan(train=[1, 2], test=[2]))
 

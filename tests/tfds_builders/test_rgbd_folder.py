@@ -13,7 +13,6 @@ from PIL import Image
 
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders import schema
-from tfds_builders.knobs import knob_table
 from tfds_builders.rgbd_folder import example_tree, read, rows
 from tfds_builders.rgbd_folder.rgbd_folder_dataset_builder import Builder, config_of, prepare
 
@@ -266,11 +265,6 @@ def test_another_tree_under_an_old_name_is_refused_and_a_title_gives_it_its_own(
     assert prepare(config_of("small", {}), tmp_path / "data").data_path == first.data_path, "the tree is needed no more"
 
 
-def test_the_knob_table_of_the_readme_is_current():
-    readme = pathlib.Path(read.__file__).with_name("README.md").read_text(encoding="utf-8")
-    assert knob_table(config_of("default", {})) in readme
-
-
 def test_both_sizes_are_configs():
     assert {(c.name, c.height, c.width) for c in Builder.BUILDER_CONFIGS} == {("default", 256, 128), ("small", 128, 64)}
 
@@ -291,12 +285,3 @@ def test_names_are_in_the_order_of_their_numbers(parts):
 def test_images_of_one_view_have_the_largest_size(height, width, factor):
     sizes = {"a": (height, width), "b": (height * factor, width * factor)}
     assert read.common_size(pathlib.Path(), sizes) == (height * factor, width * factor)
-
-
-def test_the_example_is_written_by_a_command(tmp_path, capsys):
-    command = [f"--output={tmp_path / 'new'}", "--layout=csv"]
-    assert example_tree.main(command) == 0
-    assert "24 frames of 6 people" in capsys.readouterr().out
-    assert (tmp_path / "new" / "manifest.csv").exists()
-    assert example_tree.main(command) == 2
-    assert "error: --output=" in capsys.readouterr().err

@@ -11,11 +11,9 @@ import pytest
 from PIL import Image
 
 from rgbd_reid_jax.core.errors import InputError
-from tfds_builders import knobs
 from tfds_builders.recorded import foreground, prepared_layout, tree
 from tfds_builders.robotpku_rgbd_id import example_tree
 from tfds_builders.robotpku_rgbd_id import read as read_lib
-from tfds_builders.robotpku_rgbd_id import robotpku_rgbd_id_dataset_builder as builder_lib
 from tfds_builders.robotpku_rgbd_id import scan as scan_lib
 from tfds_builders.robotpku_rgbd_id.robotpku_rgbd_id_dataset_builder import Builder, config_of, prepare
 
@@ -267,15 +265,3 @@ def test_foreground_is_the_nearest_thing_of_some_size():
     np.testing.assert_array_equal(foreground.nearest(depth, 600), expected)
     assert not foreground.nearest(np.zeros((240, 320), np.uint16), 600).any()
     assert foreground.nearest(np.full((240, 320), 19_950, np.uint16), 600).all()
-
-
-def test_command_writes_the_example(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["example_tree", f"--output={tmp_path}", "--layout=raw"])
-    example_tree.main()
-    assert capsys.readouterr().out == f"30 frames in {tmp_path}\n"
-    assert (tmp_path / "RobotPKU/P05/S2/depth/0003.png").is_file()
-
-
-def test_the_knob_table_is_in_the_readme():
-    readme = pathlib.Path(builder_lib.__file__).with_name("README.md").read_text("utf-8")
-    assert knobs.knob_table(builder_lib.CONFIGS[0]) in readme

@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tensorflow_datasets.core import shuffle
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import chunks, schema
 from tfds_builders import prepare as prepare_lib
-from tfds_builders import schema
 from tfds_builders.chunks import pack
 from tfds_builders.synthetic_rgbd import contact_sheet, store
 from tfds_builders.synthetic_rgbd.config import SPLITS, custom_config, fingerprint, named_config
@@ -93,6 +94,14 @@ def test_records_hold_what_the_schema_says(tiny_data_dir):
 
 def test_nothing_but_the_dataset_is_left(tiny_data_dir):
     assert sorted(p.name for p in _folder(tiny_data_dir).iterdir()) == [".lock-1.1.0", "1.1.0"]
+
+
+def test_a_large_dataset_has_several_shards_of_the_same_records(tmp_path, tiny_data_dir, monkeypatch):
+    monkeypatch.setattr(chunks, "SHARD_BYTES", 1)
+    monkeypatch.setattr(shuffle, "Shuffler", None)  # holds a split, and imports TensorFlow from 1 GiB on
+    built = prepare("tiny", tmp_path)
+    assert built.info.splits["train"].shard_lengths == [PEOPLE_PER_CHUNK * 8] * 3
+    _assert_same_records(prepare("tiny", tiny_data_dir), built)
 
 
 def test_reading_and_building_need_no_tensorflow(tmp_path):

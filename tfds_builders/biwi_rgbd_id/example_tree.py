@@ -7,17 +7,16 @@ one of them with a letter in its file names. Everything is drawn in millimetres 
 known where each figure must come out.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from rgbd_reid_jax.core import files
-from rgbd_reid_jax.core.errors import InputError
-from tfds_builders.recorded import prepared_example
+from tfds_builders.recorded import example_command, prepared_example
 
 WALL_MM = 4500
 CLOTHES = ((200, 40, 40), (40, 160, 60), (40, 70, 200), (190, 160, 30), (150, 50, 170), (30, 160, 170), (230, 120, 40))
@@ -224,23 +223,9 @@ def _save(path: pathlib.Path, image: np.ndarray) -> None:
     Image.fromarray(image).save(path, "JPEG", quality=92, subsampling=0)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tfds_builders.biwi_rgbd_id.example_tree", description="Writes a tiny tree in the format of BIWI RGBD-ID."
-    )
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="an empty folder, or one to be made")
-    parser.add_argument("--layout", choices=("raw", "prepared"), default="raw")
-    options = parser.parse_args(arguments)
-    try:
-        if options.output.is_dir() and any(options.output.iterdir()):
-            raise InputError(f"--output={options.output} is not empty; give a new folder")
-        made = (write if options.layout == "raw" else write_prepared)(options.output)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(made)} frames in {options.output}")
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return example_command.run("biwi_rgbd_id", {"raw": write, "prepared": write_prepared}, arguments)
 
 
 if __name__ == "__main__":

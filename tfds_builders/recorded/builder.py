@@ -34,6 +34,7 @@ READER_VERSION = 1
 _STAGE = "dataset"
 _FRAMES_PER_CHUNK = 64
 _FRAMES_WORTH_A_POOL = 1000
+_BYTES_PER_PIXEL = 6  # colour, depth and mask; PNG does not make them larger
 _SHOWN_FINDINGS = 5
 
 Read = Callable[[pathlib.Path, Frame, dict[str, Any]], dict[str, Any]]
@@ -53,7 +54,7 @@ class RecordedConfig(tfds.core.BuilderConfig):
     bad_share: float = knobs.knob(0.2, 0.0, 1.0, "greatest share of frames that may be left out; more stop the build")
 
 
-class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Subclasses set `read`, `scan`, BUILDER_CONFIGS, and may add features."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -108,7 +109,7 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             wants = " ".join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
             raise InputError(f"{self.name} needs files of yours (--manual_dir): {what}. {wants}") from error
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list]:
         root, paths = self.listing(self.source(dl_manager))
         scan = self.scan(root, paths)
         check_scan(root, scan)
@@ -121,10 +122,7 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         as_read = tree.fingerprint(root, paths, times=True)  # a PGM that was edited has its size still
         store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{as_read}")
         reading = _Reading(self, root, scan, store, self._building)
-        return {split: reading.examples(split) for split in SPLITS if scan.frames.get(split)}
-
-    def _generate_examples(self, **kwargs: Any) -> Any:
-        raise NotImplementedError("_split_generators returns the examples itself")
+        return {split: reading.shards(split) for split in SPLITS if scan.frames.get(split)}
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """As TFDS does it; the chunks are deleted when the dataset is whole."""
@@ -147,7 +145,9 @@ def check_scan(root: pathlib.Path, scan: Scan) -> None:
         scan: what was understood of it.
     """
     if not any(scan.frames.values()):
-        raise InputError(f"--manual_dir={root} holds no frame that could be used; run the check on it to see why")
+        first = scan.findings[0] if scan.findings else None
+        why = f" (first: {first.file}: {first.words})" if first else ""
+        raise InputError(f"--manual_dir={root} holds no frame that could be used{why}; mend the files")
     seen: dict[int, str] = {}
     for split, frames in scan.frames.items():
         for frame in frames:
@@ -189,16 +189,18 @@ class _Reading:
         frames = self._scan.frames[split]
         return [frames[start : start + _FRAMES_PER_CHUNK] for start in range(0, len(frames), _FRAMES_PER_CHUNK)]
 
-    def examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = bad = 0
+    def shards(self, split: str) -> list[Callable[[], Iterator]]:
+        chunk_bytes = _FRAMES_PER_CHUNK * _BYTES_PER_PIXEL * self._config.height * self._config.width
+        return chunks.shards(self._usable(split), len(self._parts(split)), chunk_bytes)
+
+    def _usable(self, split: str) -> Iterator[list[dict[str, Any]]]:
+        """The chunks of a split without the frames that cannot be used, which are counted and judged at the end."""
+        bad = 0
         for examples in self._chunks(split, self._parts(split)):
-            for example in examples:
-                if "finding" in example:
-                    self._findings.append(Finding(**example["finding"]))
-                    bad += 1
-                else:
-                    yield key, example
-                    key += 1
+            found = [Finding(**example["finding"]) for example in examples if "finding" in example]
+            self._findings += found
+            bad += len(found)
+            yield [example for example in examples if "finding" not in example]
             self._done += len(examples)
             self._progress.update(self._done)
         self._report(split, bad, len(self._scan.frames[split]))
@@ -238,12 +240,14 @@ class _Reading:
             self._keep()
             return
         listed = self._findings[-bad:]
+        share = bad / total
+        stops = share > self._config.bad_share or bad == total
         for finding in listed[:_SHOWN_FINDINGS]:
             say(_STAGE, f"left out: {finding.file}: {finding.words}")
         if bad > _SHOWN_FINDINGS:
-            say(_STAGE, f"left out: {bad - _SHOWN_FINDINGS} more frames of {split}; the check lists them all")
-        share = bad / total
-        if share > self._config.bad_share or bad == total:
+            where = "" if stops else "; the check lists them all"  # which needs a dataset
+            say(_STAGE, f"left out: {bad - _SHOWN_FINDINGS} more frames of {split}{where}")
+        if stops:
             mend = f", or allow it with the knob bad_share={min(share + 0.005, 1.0):.2f}" if bad < total else ""
             raise InputError(
                 f"{bad} of the {total} frames of split {split} cannot be used (first: {self._root / listed[0].file}: "

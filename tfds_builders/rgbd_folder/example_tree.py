@@ -6,21 +6,21 @@ Six people, two cameras, two frames each. Colour is 160x120 JPEG, depth 80x60 16
 PNG mask tells who the person is, in a manifest a box does. A person is a box whose front has a known size and distance.
 """
 
-import argparse
 import csv
 import dataclasses
+import functools
 import io
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rgbd_reid_jax.core import files
-from rgbd_reid_jax.core.errors import InputError
-from tfds_builders.recorded import images
+from tfds_builders.recorded import example_command, images
 
 LAYOUTS = ("folders", "csv", "jsonl")
 PEOPLE = {"anna": "train", "bo": "train", "chris": "train", "dora": "val", "emil": "test", "fay": "test"}
@@ -146,21 +146,10 @@ def _manifest(drawn: list[Drawn], layout: str) -> str:
     return content.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Writes the tree that the arguments ask for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder to write to; new or empty")
-    parser.add_argument("--layout", choices=LAYOUTS, default="folders")
-    given = parser.parse_args(arguments)
-    try:
-        if given.output.exists() and any(given.output.iterdir()):
-            raise InputError(f"--output={given.output} is not empty; give a new folder")
-        drawn = write(given.output, given.layout)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(drawn)} frames of {len(PEOPLE)} people in {given.output}")
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    layouts = {layout: functools.partial(write, layout=layout) for layout in LAYOUTS}
+    return example_command.run("rgbd_folder", layouts, arguments)
 
 
 if __name__ == "__main__":

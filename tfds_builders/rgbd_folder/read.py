@@ -20,6 +20,7 @@ MIN_PERSON_PIXELS = 100
 NEAREST_MM = 500
 """No depth camera sees nearer all over its image."""
 _PERCENTILE = 99
+_UNITS_MM = (0.1, 1.0, 10.0, 1000.0)
 _RGB, _DEPTH = 1, 2  # as in `schema`, which imports TFDS
 
 
@@ -95,11 +96,10 @@ def depth_mm(root: pathlib.Path, file: str, unit_mm: float, bits: int) -> np.nda
     millimetres = np.rint(samples * float(unit_mm))
     far = np.percentile(millimetres[samples > 0], _PERCENTILE) if samples.any() else NEAREST_MM
     if not NEAREST_MM <= far <= images.FARTHEST_MM:
+        fitting = [f"{one:g}" for one in _UNITS_MM if NEAREST_MM <= far / unit_mm * one <= images.FARTHEST_MM]
+        mend = f"depth_unit_mm={' or '.join(fitting)} would fit" if fitting else "no usual unit fits"
         raise BadFrame(
-            "out_of_range",
-            file,
-            f"its depths reach {far / 1000:.3g} m where one step is {unit_mm:g} mm; "
-            "say what a step is, for example depth_unit_mm=0.1 or 1000 (metres)",
+            "out_of_range", file, f"its depths reach {far / 1000:.3g} m where one step is {unit_mm:g} mm; {mend}"
         )
     return np.where(millimetres > 65535, 0, millimetres).astype(np.uint16)
 

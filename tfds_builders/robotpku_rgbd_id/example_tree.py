@@ -5,18 +5,21 @@
 The raw layout of the archive is published nowhere: this one is a guess of the kind that is discovered.
 """
 
-import argparse
 import dataclasses
+import functools
 import io
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rgbd_reid_jax.core import files
-from tfds_builders.recorded import prepared_example
+from tfds_builders.recorded import example_command, prepared_example
 
+LAYOUTS = ("prepared", "raw")
 PEOPLE, SEQUENCES, FRAMES = 5, 2, 3
 ROWS, COLUMNS = 240, 320
 WALL_MM = 4000
@@ -85,15 +88,11 @@ def _encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def main() -> None:
-    """Writes the tree that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m tfds_builders.robotpku_rgbd_id.example_tree", description=__doc__)
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="the folder to write to")
-    parser.add_argument("--layout", choices=("prepared", "raw"), default="prepared")
-    arguments = parser.parse_args()
-    known = write(arguments.output, arguments.layout)
-    print(f"{len(known)} frames in {arguments.output}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    layouts = {layout: functools.partial(write, layout=layout) for layout in LAYOUTS}
+    return example_command.run("robotpku_rgbd_id", layouts, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -72,6 +72,11 @@ class ChunkStore:
         self.frames_rendered = 0
         self._per_chunk = max(1, _FRAMES_PER_CHUNK // config.frames_per_person)
 
+    @property
+    def frames_per_chunk(self) -> int:
+        """Frames of a chunk, but for the last of a split."""
+        return self._per_chunk * self._config.frames_per_person
+
     def count(self, split: str) -> int:
         """Number of chunks of a split."""
         return -(-self._config.people(split) // self._per_chunk)

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress, say
-from tfds_builders import knobs, schema
+from tfds_builders import chunks, knobs, schema
 from tfds_builders import prepare as prepare_lib
 from tfds_builders.synthetic_rgbd import config as config_lib
 from tfds_builders.synthetic_rgbd.config import RENDERER_VERSION, SPLITS, SyntheticRgbdConfig
@@ -19,7 +19,7 @@ FILE_FORMAT = "array_record"
 _STAGE = "dataset"
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(tfds.core.ShardBasedBuilder):
     """Procedural RGB-D people before simulated cameras; see docs/synthetic_rgbd.md."""
 
     VERSION = tfds.core.Version("1.1.0")
@@ -47,7 +47,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(metadata),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list]:
         config_lib.check(self.builder_config)
         store = self.store()
         total = sum(self.builder_config.num_frames(split) for split in SPLITS)
@@ -55,14 +55,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if present:
             say(_STAGE, f"{present} of {total} frames were rendered before: {store.folder}")
         progress = Progress(_STAGE, total, unit="frame", start=present, items="frames")
-        return {split: self._generate_examples(split, store, progress, present) for split in SPLITS}
+        chunk_bytes = store.frames_per_chunk * _frame_bytes(self.builder_config)
+        return {
+            split: chunks.shards(self._chunks(split, store, progress, present), store.count(split), chunk_bytes)
+            for split in SPLITS
+        }
 
-    def _generate_examples(self, split: str, store: ChunkStore, progress: Progress, present: int) -> Iterator:
-        key = 0
+    def _chunks(self, split: str, store: ChunkStore, progress: Progress, present: int) -> Iterator:
         for number in range(store.count(split)):
-            for example in store.get(split, number):
-                yield key, example
-                key += 1
+            yield store.get(split, number)
             progress.update(present + store.frames_rendered)
 
     def store(self) -> ChunkStore:
@@ -78,8 +79,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def expected_bytes(config: SyntheticRgbdConfig) -> int:
     """Disk space, in bytes, that a build needs: the dataset and its chunks, PNGs a little below raw size."""
-    per_frame = 5 * config.height * config.width + 2000
-    return 2 * per_frame * sum(config.num_frames(split) for split in SPLITS)
+    return 2 * _frame_bytes(config) * sum(config.num_frames(split) for split in SPLITS)
+
+
+def _frame_bytes(config: SyntheticRgbdConfig) -> int:
+    return 5 * config.height * config.width + 2000
 
 
 def config_of(name: str, overrides: dict[str, Any]) -> SyntheticRgbdConfig:

@@ -49,11 +49,16 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
         InputError: the network or the disk does not allow it, or what came is not what the record lists.
     """
     unpacked = folder / "unpacked"
-    if (unpacked / _MARKER).is_file():
-        return unpacked
+    if not (unpacked / _MARKER).is_file():
+        with prepare_lib.locked(unpacked, _STAGE):  # another config may be built at the same time
+            if not (unpacked / _MARKER).is_file():
+                _fetch(folder, unpacked)
+    return unpacked
+
+
+def _fetch(folder: pathlib.Path, unpacked: pathlib.Path) -> None:
     archive = _archive(RECORD)
     say(_STAGE, f"{archive.url}: {archive.size / 1e6:.0f} MB to {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{archive.name}.part"
     there = part.stat().st_size if part.exists() else 0
     prepare_lib.check_free_space(folder, 2 * archive.size - min(there, archive.size))
@@ -69,7 +74,6 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
             raise
         files.write_json(unpacked / _MARKER, {"archive": archive.name, "bytes": archive.size, "md5": archive.md5})
     part.unlink()
-    return unpacked
 
 
 def _by_hand(why: str) -> InputError:

@@ -3,16 +3,18 @@
 python -m tfds_builders.tvrid.example_tree --output=DIR
 """
 
-import argparse
 import csv
 import dataclasses
 import io
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from rgbd_reid_jax.core import files
+from tfds_builders.recorded import example_command
 from tfds_builders.tvrid.scan import COLUMNS
 
 CAMERAS = ("flat", "upward", "downward", "upsideDown")
@@ -98,13 +100,10 @@ def _write_csv(path: pathlib.Path, rows: list[list[str]]) -> None:
     files.write_text(path, buffer.getvalue())
 
 
-def main() -> None:
-    """Writes the tree that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m tfds_builders.tvrid.example_tree", description=__doc__)
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="the folder to write to")
-    arguments = parser.parse_args()
-    print(f"{len(write(arguments.output))} frames in {arguments.output}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return example_command.run("tvrid", {"extracted": write}, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

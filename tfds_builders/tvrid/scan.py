@@ -164,11 +164,13 @@ def _check_rows(root: pathlib.Path, passages: Sequence[Passage]) -> None:
                 f"{root}: person {row.person_id} is in {LABELS['train']} and in {LABELS['test']}; mend them"
             )
     for column in ("gallery_id", "folder"):
-        counts = collections.Counter(getattr(row, column) for row in passages)
-        twice = next((value for value, count in counts.items() if count > 1), None)
-        if twice is not None:
-            name = "path" if column == "folder" else column
-            raise InputError(f"{root}: the {name} {twice} is in several rows of the CSV files; give the published ones")
+        counts = collections.Counter((row.side, getattr(row, column)) for row in passages)
+        for (side, value), count in counts.items():
+            if count > 1:
+                name = "path" if column == "folder" else column
+                raise InputError(
+                    f"{root}: the {name} {value} is in {count} rows of {LABELS[side]}; give the published file"
+                )
 
 
 def _cameras(root: pathlib.Path, passages: Sequence[Passage]) -> dict[str, int]:
