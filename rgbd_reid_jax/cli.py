@@ -1,17 +1,22 @@
 """Flags and configuration files: the only place that reads them."""
 
+import contextlib
 import difflib
+import hashlib
+import json
+import os
 import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core import distributed, files
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.reporting.table import results_table
 from rgbd_reid_jax.stages.job import Job
@@ -31,6 +36,8 @@ def _named_flags() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_list("stages", None, f"Only these stages, of: {', '.join(STAGES)}.", flag_values=values)
+    text = "This process is one of several (docs/scaling.md); where it learns of the others."
+    flags.DEFINE_enum("distributed", None, list(distributed.METHODS), text, flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
 
@@ -131,11 +138,15 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         _run(values, config.to_dict())
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if not isinstance(error, distributed.RelayedError):
+            print(f"{distributed.sign()}error: {error}", file=sys.stderr, flush=True)
         return UNUSABLE
     except Interrupted as stop:
-        print(stop, file=sys.stderr, flush=True)
+        if distributed.is_first():
+            print(stop, file=sys.stderr, flush=True)
+        distributed.finish()
         return INTERRUPTED
+    distributed.finish()
     return 0
 
 
@@ -146,12 +157,34 @@ def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
     for stage in stages or [""]:
         if stage not in settings.stages:
             raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
-    with Workdir(pathlib.Path(values.workdir)) as workdir:
+    if values.distributed:
+        distributed.start(values.distributed)
+        distributed.check_same(_facts(config, stages))
+    with _voice(), Workdir(pathlib.Path(values.workdir)) as workdir:
         job = Job(settings, workdir, config)
         check_devices(job, stages)
         workdir.claim(config)  # last, so that a command that was refused leaves the folder free
         run_stages(job, stages)
-        if workdir.results.exists():
-            print(results_table(files.read_json(workdir.results)))
-        if workdir.finished("report"):
-            print(f"report: {workdir.report}")
+        distributed.on_first(lambda: _tell(workdir))
+
+
+def _facts(config: dict[str, Any], stages: Sequence[str]) -> dict[str, str]:
+    """What must be the same in all processes of a run, in few digits each."""
+    plain = json.dumps([config, list(stages)], sort_keys=True, default=str)
+    return {
+        "configuration": hashlib.sha256(plain.encode()).hexdigest()[:12],
+        "code": distributed.source_digest(),
+        "jax": jax.__version__,
+    }
+
+
+def _voice() -> contextlib.AbstractContextManager[Any]:
+    """Only process 0 tells how the work goes on."""
+    return contextlib.nullcontext() if distributed.is_first() else contextlib.redirect_stdout(open(os.devnull, "w"))
+
+
+def _tell(workdir: Workdir) -> None:
+    if workdir.results.exists():
+        print(results_table(files.read_json(workdir.results)))
+    if workdir.finished("report"):
+        print(f"report: {workdir.report}")

@@ -6,7 +6,9 @@ mend it), 130 when interrupted (run the same command to go on).
 
 import os
 import sys
+import traceback
 
+from rgbd_reid_jax.core import compile_cache
 from rgbd_reid_jax.core.errors import disk_full
 from rgbd_reid_jax.core.signals import StopRequest
 
@@ -14,6 +16,9 @@ from rgbd_reid_jax.core.signals import StopRequest
 def main(arguments: list[str] | None = None) -> int:
     """Runs a configuration's stages; returns the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and ArrayRecord's C++ logs
+    lacking = compile_cache.use(os.environ)
+    if lacking:
+        print(f"note: compiled programs are not kept, as {lacking}", file=sys.stderr, flush=True)
     try:
         with StopRequest() as stop:  # an exception in the middle of loading a C++ extension would abort the process
             from rgbd_reid_jax import cli
@@ -48,6 +53,13 @@ def _use_huge_pages() -> None:
 
 if __name__ == "__main__":
     _use_huge_pages()
-    status = main()
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
     if status:
-        os._exit(status)  # threads of a run that was cut off would print tracebacks on the way out
+        sys.stdout.flush()
+        # Threads of a run that was cut off would print tracebacks on the way out, and one of several processes would
+        # wait for the others to end as well.
+        os._exit(status)

@@ -42,7 +42,7 @@ def make_job(workdir: Workdir, model: Any, frames: Any, dtype: str = "float32") 
         settings=settings,
         workdir=workdir,
         trained=lambda _: (params, batch_stats),
-        frames=lambda _: frames,
+        frames_of=lambda *_: frames,
         encoder=lambda _: encoder,
         dataset=types.SimpleNamespace(info=types.SimpleNamespace(full_name="people/1.0.0")),
     )
