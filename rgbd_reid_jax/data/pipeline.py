@@ -2,7 +2,7 @@
 
 A Grain pipeline: the rows of a step's global batch (`sampling`), of which each process takes its share and fetches
 the images, in threads and some batches ahead. The position is the whole state, so a restart costs nothing, and
-the global batch is the same for any number of processes. (Nothing starts several yet: jax.distributed is not wired.)
+the global batch is the same for any number of processes.
 
 Where images lie on the devices, a batch holds their rows instead, and `with_images` gathers them inside the step.
 """

@@ -8,6 +8,7 @@ import grain
 import jax
 import numpy as np
 
+from rgbd_reid_jax.core.distributed import replicate
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.data.frames import Frames, Placed
@@ -65,7 +66,7 @@ class Embedder:
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> np.ndarray:
         """Embeddings of all frames in order: float32 [N, D]; with `stage`, long work prints progress."""
         names = RAW_IMAGES[self._encoder.modality]
-        params, batch_stats = jax.device_put((params, batch_stats), replicated(self._mesh))  # once, not per batch
+        params, batch_stats = replicate((params, batch_stats), self._mesh, "weights")  # once, not per batch
         placed = frames.placed(names, self._mesh)
         fetch = Fetch(frames, names, {}, (jax.process_index(), jax.process_count()), placed)
         starts = range(0, len(frames), self._batch)

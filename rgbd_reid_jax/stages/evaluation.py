@@ -1,27 +1,37 @@
 """The evaluation stage: embeddings of both modalities, every direction ranked, `results.json`."""
 
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
+from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.stages.galleries import check_evaluation
 from rgbd_reid_jax.stages.job import Job, fingerprint
 
 
 def run_evaluation(job: Job) -> None:
     """Embeds the splits, ranks them, and writes the results of the test people."""
-    settings = job.settings
     check_evaluation(job)
+    settings = job.settings
+    sets = {
+        split: {modality: job.embeddings(split, modality) for modality in settings.encoders}
+        for split in settings.evaluation.splits
+    }
+    on_first(lambda: _write(job, sets))
+
+
+def _write(job: Job, sets: Mapping[str, Mapping[str, Embeddings]]) -> None:
+    settings = job.settings
     ranked = {}
-    for split in settings.evaluation.splits:
-        sets = {}
-        for modality in settings.encoders:
-            sets[modality] = job.embeddings(split, modality)
-            sets[modality].save(job.workdir.embeddings(split, modality))
-        ranked[split] = rank_directions(sets, settings.evaluation.protocol)
+    for split, of_modality in sets.items():
+        for modality, embeddings in of_modality.items():
+            embeddings.save(job.workdir.embeddings(split, modality))
+        ranked[split] = rank_directions(of_modality, settings.evaluation.protocol)
     last = settings.evaluation.splits[-1]
     people = {split: len(np.unique(job.frames(split).labels["person_id"])) for split in settings.evaluation.splits}
     content = {

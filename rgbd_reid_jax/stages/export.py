@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
@@ -33,10 +34,17 @@ def run_export(job: Job) -> None:
         InputError: the evaluation stage has not been run, or an exported encoder differs from the live model
             by more than `tolerance`.
     """
+    job.workdir.require("evaluation")
+    for stage in job.settings.encoders.values():
+        job.trained(stage)  # a checkpoint is read by all processes together
+    _ = job.dataset
+    on_first(lambda: _export(job))
+
+
+def _export(job: Job) -> None:
     # Here, so that training need not wait for matplotlib.
     from rgbd_reid_jax.reporting.report import INTENDED_USE
 
-    job.workdir.require("evaluation")
     results = files.read_json(job.workdir.results)["results"]
     for modality, stage in job.settings.encoders.items():
         (job.workdir.export / f"{modality}.stablehlo").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.distributed import check_same, first_then_others
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import make_mesh
 from rgbd_reid_jax.core.progress import say
@@ -50,9 +51,11 @@ class Job:
             InputError: the data cannot be had, or the workdir's run uses other data.
         """
         wanted = self.settings.dataset
-        builder = open_dataset(wanted.name, wanted.config, wanted.overrides(), wanted.data_dir, wanted.manual_dir)
+        source = (wanted.name, wanted.config, wanted.overrides(), wanted.data_dir, wanted.manual_dir)
+        builder = first_then_others(lambda: open_dataset(*source))
         say("dataset", f"{builder.info.full_name} in {pathlib.Path(builder.data_dir)}")
         self.workdir.claim_dataset(builder.info.full_name, fingerprint(builder))
+        check_same({"dataset": f"{builder.info.full_name} {fingerprint(builder)}"})
         return builder
 
     @functools.cache  # noqa: B019 (a job lives as long as the process)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
 from rgbd_reid_jax.metrics.embeddings import Embeddings
@@ -15,10 +16,15 @@ def run_report(job: Job) -> None:
     Raises:
         InputError: the evaluation stage has not been run.
     """
+    job.workdir.require("evaluation")
+    _ = job.dataset  # all processes open it together
+    on_first(lambda: _write(job))
+
+
+def _write(job: Job) -> None:
     # Here, so that training need not wait for matplotlib.
     from rgbd_reid_jax.reporting.report import Frames, write_report
 
-    job.workdir.require("evaluation")
     split = job.settings.evaluation.splits[-1]
     sets = {modality: Embeddings.load(job.workdir.embeddings(split, modality)) for modality in job.settings.encoders}
     images: dict[str, np.ndarray] = {}

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.frames import IMAGES, Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, labelled
+from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.ranking import as_results, rank
 from rgbd_reid_jax.stages.galleries import check_validation
 from rgbd_reid_jax.stages.job import Job
@@ -167,7 +169,7 @@ class _Validation:
             modality: self._embed(modality, *network) for modality, network in networks.items() if network is not None
         }
 
-    def _embed(self, modality: str, params: Any, batch_stats: Any):
+    def _embed(self, modality: str, params: Any, batch_stats: Any) -> Embeddings:
         frames = self._frames[modality]
         return labelled(self._embedders[modality](params, batch_stats, frames), frames, modality)
 
@@ -177,6 +179,9 @@ class _Validation:
             modality: self._fixed.get(modality) or self._embed(modality, params, batch_stats)
             for modality in self._embedders
         }
+        return on_first(lambda: self._rank(sets))
+
+    def _rank(self, sets: Mapping[str, Embeddings]) -> dict[str, float]:
         figures = {}
         for query, gallery in self._directions:
             scores = as_results(rank(sets[query], sets[gallery], self._protocol))

@@ -8,11 +8,13 @@ written last, so a stage that was cut off is done again from its own checkpoint.
 import fcntl
 import os
 import pathlib
+import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.distributed import by_first, check_same, count, on_first
 from rgbd_reid_jax.core.errors import InputError
 
 # Where and how data are kept does not change what a run computes.
@@ -20,18 +22,25 @@ _PLACES = ("data_dir", "manual_dir", "cache", "workers")
 
 
 class Workdir:
-    """A run's folder, locked for this process.
+    """A run's folder, locked for this run: process 0 alone reads and writes what the methods read and write.
 
     Args:
         path: the folder; made if missing.
 
     Raises:
-        InputError: it cannot be written, another process uses it, or it holds files of something else, which
-            are left as they are.
+        InputError: it cannot be written, another run uses it, it holds files of something else, which are left as
+            they are, or not all processes of this run see it.
     """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        self._lock: IO[str] | None = None
+        self._take()
+        self._check_shared()
+
+    @by_first
+    def _take(self) -> None:
+        path = self.path
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._refuse_others()
@@ -50,11 +59,24 @@ class Workdir:
         except OSError:
             pass  # a file system without locks
 
+    def _check_shared(self) -> None:
+        """A file that process 0 makes must be seen by all others."""
+        if count() == 1:
+            return
+        token = self.path / on_first(lambda: f".config.json.{secrets.token_hex(8)}.tmp")
+        on_first(lambda: token.touch())
+        try:
+            seen = "shared" if token.exists() else f"{self.path}, not shared"
+            check_same({"workdir": seen}, "choose a --workdir on a file system that all processes share")
+        finally:
+            on_first(lambda: token.unlink())
+
     def __enter__(self) -> "Workdir":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _refuse_others(self) -> None:
         names = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
@@ -66,6 +88,7 @@ class Workdir:
         """Whether anything was computed here."""
         return (self.path / "checkpoints").exists() or (self.path / "stages").exists()
 
+    @by_first
     def claim(self, config: Mapping[str, Any]) -> None:
         """Takes the folder for `config`, or checks that it is this configuration's.
 
@@ -82,6 +105,7 @@ class Workdir:
         if differences or not path.exists():
             files.write_json(path, _plain(config))
 
+    @by_first
     def claim_dataset(self, name: str, fingerprint: str | None) -> None:
         """Takes the folder for a dataset, or checks that its run uses this one.
 
@@ -101,10 +125,12 @@ class Workdir:
         if differences or not path.exists():
             files.write_json(path, wanted)
 
+    @by_first
     def finished(self, stage: str) -> bool:
         """Whether the stage is done."""
         return self.mark(stage).exists()
 
+    @by_first
     def require(self, stage: str) -> dict[str, Any]:
         """The mark of a stage that must be done.
 
@@ -115,6 +141,7 @@ class Workdir:
             raise InputError(f"stage {stage} is not done in {self.path}; run it first (--stages={stage})")
         return files.read_json(self.mark(stage))
 
+    @by_first
     def finish(self, stage: str, seconds: float, step: int | None = None) -> None:
         """Marks the stage as done.
 
@@ -126,6 +153,7 @@ class Workdir:
         done = {"stage": stage, "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         files.write_json(self.mark(stage), done | ({} if step is None else {"step": step}))
 
+    @by_first
     def reopen(self, stage: str) -> None:
         """Takes the mark of a stage away, so that it is done again."""
         self.mark(stage).unlink(missing_ok=True)

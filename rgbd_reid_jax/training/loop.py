@@ -20,8 +20,9 @@ import numpy as np
 import optax
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.distributed import StopVote, replicate
 from rgbd_reid_jax.core.errors import InputError, Interrupted
-from rgbd_reid_jax.core.mesh import replicated, shard_batch
+from rgbd_reid_jax.core.mesh import shard_batch
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.data.frames import NOWHERE, Placed
@@ -123,6 +124,7 @@ def train(
     progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.batch_size)
     waiting = DataWait()
     before: Any = None
+    vote, stopping = StopVote(mesh), False
     with StopRequest() as stop, record:
         for done in range(start + 1, plan.steps + 1):
             state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed)
@@ -139,14 +141,16 @@ def train(
                 with progress.paused():
                     _validate(plan, done, state, evaluate, checkpoints, record, iterator)
                 waiting.restart()
-            if stop.requested:
+            stopping = vote(stop.requested)
+            if stopping:
                 _finite(plan, done, figures)
                 checkpoints.save(done, state, iterator.get_state())
                 break
         checkpoints.wait()
-    if stop.requested:
+        stopping = stopping or vote.last(stop.requested)
+    if stopping:
         what = f"step {int(state.step)}/{plan.steps} of stage {plan.stage}, which is saved"
-        raise Interrupted(f"stopped by {stop.name} after {what}; run the same command to go on")
+        raise Interrupted(f"stopped by {stop.name or 'another process'} after {what}; run the same command to go on")
     return state
 
 
@@ -177,7 +181,7 @@ def _latest(
     checkpoints: Checkpoints, state: TrainState, iterator: grain.DatasetIterator, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, int]:
     """The latest checkpoint's state and step, the iterator set to its position; else a copy of `state`, and 0."""
-    state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))  # to be donated; the caller's stays
+    state = replicate(jax.tree.map(jnp.copy, state), mesh, "initial state")  # to be donated; the caller's stays
     step = checkpoints.latest_step() or 0
     if step:
         state, position = checkpoints.restore(step, state)

@@ -8,6 +8,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.distributed import only_first
 
 _FLUSH_S = 10  # a run can be watched
 
@@ -16,7 +17,7 @@ class Record:
     """Appends figures; lines are `{"stage": ..., "step": ..., name: value, ...}`.
 
     A line is on disk when `write` returns. TensorBoard events pass through a queue of tensorboardX: all of
-    them are on disk only after `close`, which leaving the context does.
+    them are on disk only after `close`, which leaving the context does. Of several processes the first one writes.
 
     Args:
         folder: the workdir; holds `metrics.jsonl` and `tensorboard/<stage>/`.
@@ -34,6 +35,7 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @only_first
     def rewind(self, stage: str, step: int) -> None:
         """Drops a stage's lines past `step`, which a killed run wrote after its last checkpoint."""
         self.close()
@@ -41,6 +43,7 @@ class Record:
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._open_events(stage, purge_step=step + 1)
 
+    @only_first
     def write(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         """Appends one line of scalars."""
         if self._file is None:
