@@ -14,6 +14,8 @@ RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
 RGB = 1
 DEPTH = 2
 PAIRED = RGB | DEPTH
+IMAGES = ("rgb", "depth", "mask")
+LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
 
 
 def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.FeaturesDict:

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import schema
 
-IMAGES = ("rgb", "depth", "mask")
-LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id", "modalities")
+IMAGES = schema.IMAGES
+LABELS = (*schema.LABELS, "modalities")
 NAMES = ("camera_name", "passage_name")
 """Texts that some datasets have and evaluation protocols use."""
 

@@ -1,9 +1,7 @@
 """The TFDS builder of `biwi_rgbd_id`, from the raw tree or from the layout that the paper's code prepared of it."""
 
 import dataclasses
-import os
 import pathlib
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -150,17 +148,4 @@ def _finished(root: pathlib.Path, scan: Scan, config: BiwiConfig) -> Scan:
     return scan
 
 
-def config_of(name: str, overrides: dict[str, Any]) -> BiwiConfig:
-    """A named config with some knobs changed; InputError where there is none or a value does not fit."""
-    return knobs.custom_config(CONFIGS, Builder.name, name, overrides)
-
-
-def prepare(
-    config: BiwiConfig,
-    data_dir: str | os.PathLike[str],
-    manual_dir: str | os.PathLike[str] | None = None,
-    *,
-    workers: int = 0,
-) -> Builder:
-    """Builds the dataset below `data_dir`, or checks and reuses the one there: `recorded.builder.prepare`."""
-    return recorded.prepare(Builder, config, data_dir, manual_dir, workers=workers)
+config_of, prepare = recorded.entry_points(Builder)

@@ -303,9 +303,6 @@ class _Now:
         return self._function(*self._arguments)
 
 
-_LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
-
-
 def _read_chunk(read: Read, root: pathlib.Path, frames: Sequence[Frame], knob_values: dict[str, Any]) -> bytes:
     """The packed examples of some frames; one that cannot be used gives {"finding": ...} instead.
 
@@ -323,7 +320,7 @@ def _read_chunk(read: Read, root: pathlib.Path, frames: Sequence[Frame], knob_va
                 ) from bad
             examples.append({"finding": dataclasses.asdict(bad.finding)})
             continue
-        labels = {name: getattr(frame, name) for name in _LABELS}
+        labels = {name: getattr(frame, name) for name in schema.LABELS}
         examples.append({**labels, "source": frame.file, **example})
     return chunks.pack(examples)
 
@@ -372,6 +369,23 @@ def prepare(
     if root and there:
         check_source(builder, root)
     return builder
+
+
+def entry_points(kind: type[RecordedBuilder]) -> tuple[Callable[[str, dict[str, Any]], Any], Callable[..., Any]]:
+    """`config_of` and `prepare` of a builder's module, which the registry of datasets calls.
+
+    Args:
+        kind: the builder's class.
+
+    Returns:
+        config_of(name, overrides): a named config with some knobs changed; InputError where there is none or a value does
+            not fit. prepare(config, data_dir, manual_dir=None, *, workers=0): `prepare` of this kind.
+    """
+
+    def config_of(name: str, overrides: dict[str, Any]) -> Any:
+        return knobs.custom_config(kind.BUILDER_CONFIGS, kind.name, name, overrides)
+
+    return config_of, functools.partial(prepare, kind)
 
 
 def check_source(builder: RecordedBuilder, root: pathlib.Path) -> None:

@@ -1,9 +1,7 @@
 """The TFDS builder of `rgbd_folder`, and `prepare`, which builds the dataset or reuses it."""
 
 import dataclasses
-import os
 import pathlib
-from typing import Any
 
 from tfds_builders import knobs
 from tfds_builders.recorded import builder as builder_lib
@@ -38,17 +36,4 @@ class Builder(builder_lib.RecordedBuilder):
         return scan_lib.scan(root, paths, knobs.knob_values(self.builder_config))
 
 
-def config_of(name: str, overrides: dict[str, Any]) -> FolderConfig:
-    """A named config with some knobs changed; InputError where there is no such config, knob or value."""
-    return knobs.custom_config(Builder.BUILDER_CONFIGS, Builder.name, name, overrides)
-
-
-def prepare(
-    config: FolderConfig,
-    data_dir: str | os.PathLike[str],
-    manual_dir: str | os.PathLike[str] | None = None,
-    *,
-    workers: int = 0,
-) -> Any:
-    """`recorded.builder.prepare` of this dataset."""
-    return builder_lib.prepare(Builder, config, data_dir, manual_dir, workers=workers)
+config_of, prepare = builder_lib.entry_points(Builder)

@@ -8,13 +8,11 @@ import numpy as np
 
 from tfds_builders import chunks
 from tfds_builders.recorded.images import encode_png
-from tfds_builders.schema import PAIRED
+from tfds_builders.schema import IMAGES, LABELS, PAIRED
 from tfds_builders.synthetic_rgbd import render, scene, sensor
 from tfds_builders.synthetic_rgbd.config import SyntheticRgbdConfig, fingerprint
 from tfds_builders.synthetic_rgbd.draws import exact
 
-LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
-IMAGES = ("rgb", "depth", "mask")
 _FRAMES_PER_CHUNK = 384
 
 
