@@ -378,8 +378,8 @@ def entry_points(kind: type[RecordedBuilder]) -> tuple[Callable[[str, dict[str, 
         kind: the builder's class.
 
     Returns:
-        config_of(name, overrides): a named config with some knobs changed; InputError where there is none or a value does
-            not fit. prepare(config, data_dir, manual_dir=None, *, workers=0): `prepare` of this kind.
+        config_of(name, overrides): a named config with some knobs changed; InputError where there is none or a value
+            does not fit. prepare(config, data_dir, manual_dir=None, *, workers=0): `prepare` of this kind.
     """
 
     def config_of(name: str, overrides: dict[str, Any]) -> Any:
