@@ -19,8 +19,9 @@ from ml_collections import config_flags
 from rgbd_reid_jax.core import distributed, files
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.reporting.table import results_table
+from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.settings import read_settings
+from rgbd_reid_jax.stages.reuse import reuse_stages
 from rgbd_reid_jax.stages.table import STAGES, check_devices, run_stages
 from rgbd_reid_jax.stages.workdir import Workdir
 
@@ -36,6 +37,8 @@ def _named_flags() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_list("stages", None, f"Only these stages, of: {', '.join(STAGES)}.", flag_values=values)
+    text = "Workdirs of other runs: training stages that are finished there, and are the same, are taken from them."
+    flags.DEFINE_list("reuse", [], text, flag_values=values)
     text = "This process is one of several (docs/scaling.md); where it learns of the others."
     flags.DEFINE_enum("distributed", None, list(distributed.METHODS), text, flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
@@ -74,6 +77,21 @@ def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, ml_collections.C
     if surplus:
         raise InputError(f"argument {surplus[0]!r} is not a flag; flags look like --workdir=runs/distill")
     return values, config
+
+
+def configuration(arguments: Sequence[str]) -> dict[str, Any]:
+    """The plain content of a configuration with its overrides, checked as a run would check it.
+
+    Args:
+        arguments: `--config=FILE` and `--config.x.y=z`, without a program's name.
+
+    Raises:
+        InputError: as for a run.
+    """
+    _, config = _parse(["main", "--workdir=unused", *arguments])
+    content = config.to_dict()
+    read_settings(content, tuple(STAGES))
+    return content
 
 
 def _load(path: str) -> ml_collections.ConfigDict:
@@ -159,18 +177,20 @@ def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
             raise InputError(f"--stages: {stage!r} is no stage of this config; it has: {', '.join(settings.stages)}")
     if values.distributed:
         distributed.start(values.distributed)
-        distributed.check_same(_facts(config, stages))
+        distributed.check_same(_facts([config, list(stages), values.reuse]))
     with _voice(), Workdir(pathlib.Path(values.workdir)) as workdir:
         job = Job(settings, workdir, config)
         check_devices(job, stages)
         workdir.claim(config)  # last, so that a command that was refused leaves the folder free
+        if values.reuse:
+            reuse_stages(job, [pathlib.Path(folder) for folder in values.reuse])
         run_stages(job, stages)
         distributed.on_first(lambda: _tell(workdir))
 
 
-def _facts(config: dict[str, Any], stages: Sequence[str]) -> dict[str, str]:
+def _facts(command: Sequence[Any]) -> dict[str, str]:
     """What must be the same in all processes of a run, in few digits each."""
-    plain = json.dumps([config, list(stages)], sort_keys=True, default=str)
+    plain = json.dumps(command, sort_keys=True, default=str)
     return {
         "configuration": hashlib.sha256(plain.encode()).hexdigest()[:12],
         "code": distributed.source_digest(),

@@ -34,6 +34,7 @@ class Augmentation:
         erase: probability of random erasing.
         erase_area: least and largest share of the area that is erased.
         erase_ratio: least and largest height/width of what is erased.
+        background: probability that a colour image gets the surroundings of another one (needs masks while training).
         gain: half-width of the channel gains around 1.
         offset: half-width of the channel offsets, in units of the full range.
         gamma: half-width of log2(gamma).
@@ -55,6 +56,7 @@ class Augmentation:
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    background: float = 0.0
     gain: float = 0.0
     offset: float = 0.0
     gamma: float = 0.0

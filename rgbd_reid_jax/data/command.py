@@ -64,7 +64,7 @@ def training_command_line(options: argparse.Namespace, *, paired: bool) -> str:
     given = [f"--config.dataset.{name}={getattr(options, name)}" for name in ("data_dir", "knobs")]
     given = [one for one in given if not one.endswith("=")]
     if not paired:
-        given.append("--config.training.one_stream.sampling.name=pk_cross_modal")
+        given.append("--config.training.baseline.sampling.name=pk_cross_modal")
     name = options.dataset.partition("/")[0]
     method = "distill" if paired else "one_stream"
     config, workdir = f"--config=configs/{method}.py:{options.dataset}", f"--workdir=runs/{name}"

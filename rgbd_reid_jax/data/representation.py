@@ -100,12 +100,6 @@ def blank(modality: str, representation: str) -> float:
     return 1.0 if representation == "metric" else RELATIVE_LIMIT
 
 
-def rgb_input(rgb: jax.Array) -> jax.Array:
-    """ImageNet-normalised colour: uint8 [B, H, W, 3] to float32 of the same shape."""
-    unit = rgb.astype(jnp.float32) / 255.0
-    return normalise_rgb(unit)
-
-
 def normalise_rgb(unit: jax.Array) -> jax.Array:
     """Colour in [0, 1], float32 [..., 3], minus ImageNet's mean, over its standard deviation."""
     mean, deviation = (

@@ -17,8 +17,10 @@ from rgbd_reid_jax.data.pipeline import Fetch, prefetched, with_images
 from rgbd_reid_jax.losses.distillation import l2_normalise
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.models.network import Model
+from rgbd_reid_jax.models.pair import Gate
 
 RAW_IMAGES = {"rgb": ("rgb",), "depth": ("depth", "mask")}
+Outputs = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +32,61 @@ class Encoder:
         spec: size and depth representation.
         modality: "rgb" or "depth".
         normalise: scale embeddings to unit length, so that Euclidean order is cosine order.
+        gate: the gate that this modality puts on the other one (on itself, if of kind "self"); its parameters are
+            `params["gate"]`.
     """
 
     model: Model
     spec: InputSpec
     modality: str
     normalise: bool
+    gate: Gate | None = None
 
     def __call__(self, params: Any, batch_stats: Any, batch: Mapping[str, Any]) -> jax.Array:
         """Raw images (`rgb`, or `depth` and `mask`) to float32 [B, D]."""
+        return self.outputs(params, batch_stats, batch)["embedding"]
+
+    def answer(self, params: Any, batch_stats: Any, batch: Mapping[str, Any]) -> Outputs:
+        """What an exported program gives: `embedding`, and `gate` where it is pairwise."""
+        found = self.outputs(params, batch_stats, batch)
+        return {name: found[name] for name in self.answers}
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The names in `answer`."""
+        return ("embedding", "gate") if self.gate and self.gate.spec.kind == "pairwise" else ("embedding",)
+
+    def outputs(self, params: Any, batch_stats: Any, batch: Mapping[str, Any]) -> Outputs:
+        """What a comparison with the other modality needs.
+
+        Returns:
+            `embedding` float32 [B, D]; with a pairwise gate also `gate` float32 [B, D]; with one in the middle `map`,
+            the gated stage's [B, h, w, C], and `gate` float32 [B, C].
+        """
         images = plain_input(self.spec, self.modality, batch)
-        embedding = self.model.embed(params, batch_stats, images)
+        kind = self.gate.spec.kind if self.gate else "none"
+        found: Outputs = {}
+        if self.gate and kind == "middle":
+            part = self.gate.spec.part
+            found["map"] = self.model.lower(params, batch_stats, images, self.modality, part)
+            found["gate"] = self.gate(params["gate"], found["map"].mean(axis=(1, 2)))
+            embedding = self.model.upper(params, batch_stats, found["map"], self.modality, part)
+        else:
+            embedding = self.model.embed(params, batch_stats, images, self.modality)
+        embedding = self._scaled(embedding)
+        if self.gate and kind == "pairwise":
+            found["gate"] = self.gate(params["gate"], embedding)
+        if self.gate and kind == "self":
+            embedding = embedding * self.gate(params["gate"], embedding)
+        return found | {"embedding": embedding}
+
+    def gated(self, params: Any, batch_stats: Any, maps: jax.Array, gates: jax.Array) -> jax.Array:
+        """Embeddings float32 [B, D] of maps [B, h, w, C] under gates [B, C] of the other modality's images."""
+        assert self.gate is not None, "called with a gate in the middle alone"
+        chosen = maps * gates[:, None, None].astype(maps.dtype)
+        return self._scaled(self.model.upper(params, batch_stats, chosen, self.modality, self.gate.spec.part))
+
+    def _scaled(self, embedding: jax.Array) -> jax.Array:
         return l2_normalise(embedding) if self.normalise else embedding
 
 
@@ -58,13 +104,13 @@ class Embedder:
         self._encoder, self._mesh = encoder, mesh
         self._batch = -(-batch_size // mesh.size) * mesh.size
 
-        def embed(params: Any, batch_stats: Any, batch: Mapping[str, Any], placed: Placed) -> jax.Array:
-            return encoder(params, batch_stats, with_images(batch, placed))
+        def embed(params: Any, batch_stats: Any, batch: Mapping[str, Any], placed: Placed) -> Outputs:
+            return encoder.outputs(params, batch_stats, with_images(batch, placed))
 
         self._embed = jax.jit(embed, out_shardings=replicated(mesh))
 
-    def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> np.ndarray:
-        """Embeddings of all frames in order: float32 [N, D]; with `stage`, long work prints progress."""
+    def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> dict[str, np.ndarray]:
+        """`Encoder.outputs` of all frames in order, [N, ...] each; with `stage`, long work prints progress."""
         names = RAW_IMAGES[self._encoder.modality]
         params, batch_stats = replicate((params, batch_stats), self._mesh, "weights")  # once, not per batch
         placed = frames.placed(names, self._mesh)
@@ -72,21 +118,26 @@ class Embedder:
         starts = range(0, len(frames), self._batch)
         rows = grain.MapDataset.source(starts).map(lambda start: self._rows(start, len(frames)))
         progress = Progress(stage, len(frames), unit="frame") if stage else None
-        pieces: list[Any] = []
+        pieces: list[Outputs] = []
         for start, batch in zip(starts, prefetched(rows.map(fetch), frames, placed), strict=True):
             pieces.append(self._embed(params, batch_stats, shard_batch(batch, self._mesh), placed))
-            pieces[-2:-1] = [np.asarray(piece) for piece in pieces[-2:-1]]  # one batch ahead of the devices, no more
+            pieces[-2:-1] = [_on_host(piece) for piece in pieces[-2:-1]]  # one batch ahead of the devices, no more
             if progress:
                 progress.update(min(start + self._batch, len(frames)))
-        return np.concatenate(pieces)[: len(frames)]
+        pieces[-1:] = [_on_host(piece) for piece in pieces[-1:]]
+        return {name: np.concatenate([piece[name] for piece in pieces])[: len(frames)] for name in pieces[0]}
 
     def _rows(self, start: int, count: int) -> np.ndarray:
         rows = np.minimum(np.arange(start, start + self._batch), count - 1)
         return np.stack([rows, rows], axis=1)
 
 
-def labelled(embedding: np.ndarray, frames: Frames, modality: str) -> Embeddings:
-    """Embeddings [N, D] with the labels of their frames."""
+def _on_host(piece: Outputs) -> Outputs:
+    return {name: np.asarray(value) for name, value in piece.items()}
+
+
+def labelled(embedding: np.ndarray, frames: Frames, modality: str, gate: np.ndarray | None = None) -> Embeddings:
+    """Embeddings [N, D], and their gates if they have some, with the labels of their frames."""
     names = {field.name for field in dataclasses.fields(Embeddings)} & frames.labels.keys()
     labels: dict[str, Any] = {name: frames.labels[name] for name in names}
-    return Embeddings(embedding=embedding, modality=modality, **labels)
+    return Embeddings(embedding=embedding, modality=modality, gate=gate, **labels)

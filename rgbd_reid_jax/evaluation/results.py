@@ -9,36 +9,43 @@ from typing import Any
 
 import jax
 
-from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
-from rgbd_reid_jax.metrics.ranking import as_chance, as_results, groups, intervals, rank
+from rgbd_reid_jax.evaluation.compare import Compared, Comparison
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
+from rgbd_reid_jax.metrics.ranking import as_chance, as_results, groups, intervals
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
-def rank_directions(sets: Mapping[str, Embeddings], protocol: str) -> dict[str, Any]:
+def rank_directions(sets: Mapping[str, Compared], comparison: Comparison, stage: str = "") -> dict[str, Any]:
     """Ranks each direction of `DIRECTIONS`.
 
     Args:
-        sets: embeddings of one split by modality.
-        protocol: exclusion rule.
+        sets: one split by modality.
+        comparison: how both sides are compared.
+        stage: names long work in progress lines; none are printed without.
 
     Returns:
         {"results": {direction: {"mAP", "rank1", "rank5", "rank10", "mAP_trapezoid", "mINP"}}, "intervals": {direction:
         {"mAP": [low, high], ...}}, 95 % over persons, "chance": {direction: {"mAP", "rank1", "rank5",
         "rank10"}} under a random order, "queries": {direction: {"num_query", "num_query_skipped", "num_gallery",
-        "tie_rate"}}, and per kind of `groups`, such as "clothes", {direction: {group: scores}}; fractions of 1.
+        "tie_rate"}}, and per kind of `groups`, such as "clothes", {direction: {group: scores}}; fractions of 1. With
+        a gate in the middle also "without_gate": {direction: scores} before pairs were compared one by one.
     """
+    sides = comparison.sides(sets)
     found: dict[str, Any] = {"results": {}, "intervals": {}, "chance": {}, "queries": {}}
     for direction, (query, gallery) in DIRECTIONS.items():
-        result = rank(sets[query], sets[gallery], protocol)
+        result = comparison(sets, query, gallery, f"{stage} {direction}" if stage else "")
+        if query != gallery and sets[query].maps is not None:
+            plain = as_results(comparison(sets, query, gallery, pair_by_pair=False))
+            found.setdefault("without_gate", {})[direction] = plain
         more = {"mAP_trapezoid": result.mean_ap_trapezoid, "mINP": result.mean_inp}
         found["results"][direction] = as_results(result) | more
-        found["intervals"][direction] = intervals(result, sets[query].person_id)
+        found["intervals"][direction] = intervals(result, sides[query].person_id)
         found["chance"][direction] = as_chance(result)
         counts = ("num_query", "num_query_skipped", "num_gallery", "tie_rate")
         found["queries"][direction] = {name: getattr(result, name) for name in counts}
-        for kind, scores in groups(result, sets[query], sets[gallery]).items():
+        for kind, scores in groups(result, sides[query], sides[gallery]).items():
             found.setdefault(kind, {})[direction] = scores
     return found
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
+from rgbd_reid_jax.models.pair import embedding_width
 
-CARD_SCHEMA = 1
+CARD_SCHEMA = 2
 _CHANNELS = {"rgb": 3, "depth": 1, "mask": 1}
 _DTYPES = {"rgb": "uint8", "depth": "uint16", "mask": "uint8"}
 _MEANING = {
@@ -60,7 +61,7 @@ def export_encoder(
     inputs = {
         name: jax.ShapeDtypeStruct((batch, height, width, _CHANNELS[name]), np.dtype(_DTYPES[name])) for name in names
     }
-    embed = functools.partial(encoder, *jax.device_get((params, batch_stats)))
+    embed = functools.partial(encoder.answer, *jax.device_get((params, batch_stats)))
     program = jax.export.export(jax.jit(embed), platforms=platforms)(inputs).serialize()
     path = folder / f"{encoder.modality}.stablehlo"
     files.write_bytes(path, bytes(program))
@@ -77,8 +78,11 @@ def export_encoder(
             }
             for name in names
         },
-        "output": {"shape": ["batch", encoder.model.embedding_dim], "dtype": "float32"},
-        "distance": "squared Euclidean" + (" of unit vectors, that is 2 - 2 cosine" if encoder.normalise else ""),
+        "outputs": {
+            name: {"shape": ["batch", embedding_width(encoder.model)], "dtype": "float32"} for name in encoder.answers
+        },
+        "distance": _distance(encoder),
+        "colour": encoder.spec.colour if encoder.modality == "rgb" else None,
         "depth_representation": encoder.spec.depth_representation if encoder.modality == "depth" else None,
         "platforms": list(platforms),
         "jax": jax.__version__,
@@ -87,3 +91,19 @@ def export_encoder(
     card_path = folder / f"{encoder.modality}.json"
     files.write_json(card_path, card)
     return card_path
+
+
+def _distance(encoder: Encoder) -> str:
+    """How two embeddings are compared, in words."""
+    kind = encoder.gate.spec.kind if encoder.gate else "none"
+    if kind == "pairwise":
+        return (
+            "between modalities |q * a - g * b|, q and g the embeddings and a and b the gates of the other side "
+            "(the evaluate command's metric `gated`); within a modality Euclidean"
+        )
+    plain = "squared Euclidean"
+    if encoder.normalise and kind != "self":
+        plain += " of unit vectors, that is 2 - 2 cosine"
+    if kind == "middle":
+        plain += "; without the gate, which compares pairs of images one by one and is not part of the program"
+    return plain

@@ -171,6 +171,35 @@ def squared_groups(
     return squared
 
 
+def gated_query_factors(embedding: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """[q^2; -2 q b; b^2]: its inner product with a gallery row's factors is their squared gated distance.
+
+    So an index of inner products, the smallest of which is wanted, serves the metric gated. In float32 the sum loses
+    the digits that its terms share; `squared_pairs` does not.
+
+    Args:
+        embedding: float [n, D], q.
+        gate: float [n, D], b.
+
+    Returns:
+        [n, 3 D], of the arguments' type.
+    """
+    return np.concatenate([embedding * embedding, -2.0 * embedding * gate, gate * gate], axis=1)
+
+
+def gated_gallery_factors(embedding: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """[a^2; g a; g^2], the other side of `gated_query_factors`.
+
+    Args:
+        embedding: float [n, D], g.
+        gate: float [n, D], a.
+
+    Returns:
+        [n, 3 D], of the arguments' type.
+    """
+    return np.concatenate([gate * gate, embedding * gate, embedding * embedding], axis=1)
+
+
 class Factors:
     """The factors of one query set and one gallery (module docstring).
 
@@ -255,10 +284,7 @@ class Factors:
             values *= self.scale
         if self._metric == "gated":
             gate = reader.gate(rows)
-            if name == "query":
-                values = np.concatenate([values * values, -2.0 * values * gate, gate * gate], axis=1)
-            else:
-                values = np.concatenate([gate * gate, values * gate, values * values], axis=1)
+            values = gated_query_factors(values, gate) if name == "query" else gated_gallery_factors(values, gate)
         return values, undirected
 
     def _gated_offset(self, name: str, lifted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

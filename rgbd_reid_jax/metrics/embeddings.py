@@ -16,7 +16,6 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import say
 
-MODALITIES = ("rgb", "depth")
 DIRECTIONS = {  # name, as in files and logged keys: (query, gallery)
     "rgb_to_depth": ("rgb", "depth"),
     "depth_to_rgb": ("depth", "rgb"),

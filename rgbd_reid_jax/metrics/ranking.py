@@ -126,6 +126,12 @@ def rank(
     return score(found, query, gallery, protocol, max_rank=max_rank)
 
 
+def natural_metric(query: Embeddings, gallery: Embeddings) -> str:
+    """ "gated" between sets of two modalities that have gates, one modality's say in the other; else "euclidean"."""
+    gated = query.gate is not None and gallery.gate is not None and query.modality != gallery.modality
+    return "gated" if gated else "euclidean"
+
+
 def score(found: Ranks, query: Embeddings, gallery: Embeddings, protocol: str, *, max_rank: int = 20) -> RankingResult:
     """Scores of ranks in which the rule's items have no part.
 

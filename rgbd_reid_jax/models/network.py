@@ -7,6 +7,9 @@ Necks, from the pooled map to the embedding that is compared:
 - triplet: Dense(1024) -> BatchNorm -> ReLU -> Dense(D); the paper's triplet teacher.
 - bnneck: Dense(D) (none where D is 0) -> BatchNorm without shift, then a classifier without bias. Metric losses see the
   input of the batch norm, `feature`, the classifier and the ranking its output (Luo et al., arXiv:1903.07071).
+
+Two streams (`own_parts` > 0; Wu et al., ICCV 2017, doi:10.1109/ICCV.2017.575; Ye et al., arXiv:2001.04193): each
+modality has the backbone's first parts for itself, the others and the neck are shared.
 """
 
 import dataclasses
@@ -18,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet, batch_norm, he_normal
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
+from rgbd_reid_jax.models.resnet import PARTS, RESNETS, NormMode, ResNet, batch_norm, he_normal
 from rgbd_reid_jax.models.vit import VITS, ViT
 
 Tree = Mapping[str, Any]
@@ -47,9 +51,14 @@ class _Network(nn.Module):
     model: "Model"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mode: NormMode) -> Output:
+    def __call__(
+        self, x: jax.Array, mode: NormMode, modality: str = BOTH, begin: int = 0, end: int | None = None
+    ) -> Output | jax.Array:
+        """From the images, or from the map before part `begin`, to the output, or to the map before part `end`."""
         model = self.model
-        feature = self._pooled(x, mode)
+        if end is not None:
+            return self._map(x, mode, modality, begin, end)
+        feature = self._pooled(x, mode, modality, begin)
         if model.neck == "bnneck":
             if model.embedding_dim:
                 feature = nn.Dense(model.embedding_dim, kernel_init=he_normal, name="embedding")(feature)
@@ -68,7 +77,7 @@ class _Network(nn.Module):
             logits = nn.Dense(model.num_identities, use_bias=bias, kernel_init=init, name="classifier")(dropped)
         return Output(feature, embedding, dropped, logits)
 
-    def _pooled(self, x: jax.Array, mode: NormMode) -> jax.Array:
+    def _pooled(self, x: jax.Array, mode: NormMode, modality: str, begin: int) -> jax.Array:
         """The backbone's feature of each image, float32 [B, C]."""
         model, dtype = self.model, jnp.dtype(self.model.compute_dtype)
         if model.backbone in VITS:
@@ -76,13 +85,30 @@ class _Network(nn.Module):
             if model.pool == "cls":
                 return token.astype(jnp.float32)
         else:
-            backbone = ResNet(RESNETS[model.backbone], model.last_stride, dtype, model.remat, name="backbone")
-            x = backbone(x, mode)
+            x = self._map(x, mode, modality, begin, PARTS)
         x = x.astype(jnp.float32)
         if model.pool == "gem":
             power = self.param("gem_power", nn.initializers.constant(3.0), ())
             return _generalised_mean(x, power)
         return x.mean(axis=(1, 2))
+
+    def _map(self, x: jax.Array, mode: NormMode, modality: str, begin: int, end: int) -> jax.Array:
+        """A residual network's parts from `begin` up to but without `end`."""
+        model, own = self.model, self.model.own_parts
+
+        def run(name: str, x: jax.Array, first: int, last: int) -> jax.Array:
+            spec, dtype = RESNETS[model.backbone], jnp.dtype(model.compute_dtype)
+            return ResNet(spec, model.last_stride, dtype, model.remat, name=name)(x, mode, first, last)
+
+        if begin < own:
+            if modality == BOTH:  # stacked rather than appended: rows stay on their devices
+                halves = [
+                    run(f"backbone_{name}", x[index::2], begin, min(own, end)) for index, name in enumerate(MODALITIES)
+                ]
+                x = jnp.stack(halves, axis=1).reshape(-1, *halves[0].shape[1:])
+            else:
+                x = run(f"backbone_{modality}", x, begin, min(own, end))
+        return run("backbone", x, max(begin, own), end) if end > own else x
 
 
 def _generalised_mean(x: jax.Array, power: jax.Array) -> jax.Array:
@@ -104,6 +130,8 @@ class Model:
         neck: one of `NECKS`.
         pool: one of `POOLS`; "cls" is the class token of a vision transformer.
         remat: recompute each block in the backward pass: less memory for about a third more computation.
+        own_parts: how many of a residual network's 5 parts (stem, four stages) each modality has for itself, from the
+            first; 0 is one network for all it sees.
 
     Raises:
         InputError: an unknown choice, or two that do not fit together.
@@ -118,6 +146,7 @@ class Model:
     neck: str = "paper"
     pool: str = "average"
     remat: bool = False
+    own_parts: int = 0
 
     def __post_init__(self):
         if self.backbone not in RESNETS and self.backbone not in VITS:
@@ -131,6 +160,8 @@ class Model:
                 raise InputError(f"model.{name}={chosen!r} is unknown; choose one of: {', '.join(choices)}")
         if self.pool == "cls" and self.backbone not in VITS:
             raise InputError(f"model.pool='cls': {self.backbone} has no class token; choose average or gem")
+        if self.own_parts and self.backbone in VITS:
+            raise InputError(f"model.own_parts={self.own_parts}: {self.backbone} has no parts; choose a ResNet, or 0")
         if not self.embedding_dim and self.neck != "bnneck":
             raise InputError(f"model.embedding_dim=0 needs model.neck='bnneck', not {self.neck!r}; give a size")
 
@@ -162,14 +193,36 @@ class Model:
             InputError: a vision transformer's patches do not tile the input.
         """
         self.patch_grid(height, width)
-        images = jnp.zeros((1, height, width, 3))
+        images = jnp.zeros((2 if self.own_parts else 1, height, width, 3))
         variables = self._module().init(key, images, NormMode(train=False))
         return variables["params"], variables["batch_stats"]
 
-    def embed(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
-        """Embeddings in evaluation mode: float32 [B, H, W, 3] to float32 [B, D]."""
+    def embed(self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str = BOTH) -> jax.Array:
+        """Embeddings in evaluation mode.
+
+        Args:
+            params: parameters.
+            batch_stats: running statistics.
+            images: float32 [B, H, W, 3].
+            modality: of the images; "both" where even rows are RGB and odd ones depth. Matters with `own_parts` alone.
+
+        Returns:
+            float32 [B, D].
+        """
         variables = {"params": params, "batch_stats": batch_stats}
-        output: Any = self._module().apply(variables, images, NormMode(train=False))
+        output: Any = self._module().apply(variables, images, NormMode(train=False), modality)
+        return output.embedding
+
+    def lower(self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str, end: int) -> jax.Array:
+        """The map before part `end` in evaluation mode, [B, h, w, C]."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        found: Any = self._module().apply(variables, images, NormMode(train=False), modality, 0, end)
+        return found
+
+    def upper(self, params: Tree, batch_stats: Tree, maps: jax.Array, modality: str, begin: int) -> jax.Array:
+        """Embeddings float32 [B, D] of maps that `lower` gave, in evaluation mode."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        output: Any = self._module().apply(variables, maps, NormMode(train=False), modality, begin)
         return output.embedding
 
     def train(
@@ -179,21 +232,35 @@ class Model:
         images: jax.Array,
         key: jax.Array,
         running: frozenset[str] = frozenset(),
-    ) -> tuple[Output, Tree]:
+        modality: str = BOTH,
+        parts: tuple[int, int | None] = (0, None),
+    ) -> tuple[Any, Tree]:
         """A forward pass in training mode.
 
         Args:
             params: parameters.
             batch_stats: running statistics.
-            images: float32 [B, H, W, 3].
+            images: float32 [B, H, W, 3], or the map before part `parts[0]`.
             key: PRNG key of the dropout.
             running: batch-norm layers that keep their running statistics.
+            modality: as for `embed`.
+            parts: (begin, end); an end of None goes on to the output.
 
         Returns:
-            The output and the new running statistics.
+            The `Output`, or the map before part `parts[1]`, and the new running statistics.
         """
         variables = {"params": params, "batch_stats": batch_stats}
         output, updates = self._module().apply(
-            variables, images, NormMode(True, running), rngs={"dropout": key}, mutable=["batch_stats"]
+            variables, images, NormMode(True, running), modality, *parts, rngs={"dropout": key}, mutable=["batch_stats"]
         )
         return output, updates["batch_stats"]
+
+    def classify(self, params: Tree, embedding: jax.Array) -> jax.Array:
+        """Logits float32 [B, identities] of embeddings [B, D], by the classifier in `params`."""
+        classifier = params["classifier"]
+        logits = jnp.matmul(embedding, classifier["kernel"], precision=jax.lax.Precision.HIGHEST)
+        return logits + classifier["bias"][None] if "bias" in classifier else logits
+
+    def metric_feature(self, output: Output) -> jax.Array:
+        """What metric losses compare: the embedding, but with "bnneck" the input of its batch norm."""
+        return output.feature if self.neck == "bnneck" else output.embedding

@@ -15,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.modalities import MODALITIES
 from rgbd_reid_jax.models.torch_files import read_state
 from rgbd_reid_jax.models.vit import VITS
 
@@ -72,6 +73,7 @@ VIT_RULES: list[tuple[str, str, Transform]] = [
     (r"norm\.weight", "params/backbone/norm/scale", _same),
     (r"norm\.bias", "params/backbone/norm/bias", _same),
 ]
+_STREAM = re.compile("/backbone_[a-z]+/")
 _UNUSED = re.compile(r"(.*\.)?num_batches_tracked|(base\.)?fc\.\w+|classifier\.\w+|head\.\w+|mask_token")
 """Counters, and classifiers of other people or things."""
 
@@ -107,8 +109,8 @@ def load_pretrained(
 ) -> tuple[Tree, Tree]:
     """Fresh parameters with the published ones in their place.
 
-    The backbone must be covered whole. The neck is taken where the file holds one that fits by name; a classifier never
-    is, since it knows other people.
+    The backbone must be covered whole; of two streams both start from the same weights. The neck is taken where the
+    file holds one that fits by name; a classifier never is, since it knows other people.
 
     Args:
         path: a `.safetensors` or `.pth` file.
@@ -129,8 +131,13 @@ def load_pretrained(
         found[positions] = resized_positions(found[positions], grid)
     fresh = traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats}, sep="/")
     fresh = {name: np.asarray(leaf) for name, leaf in fresh.items()}
-    neck = {name.split("/")[1] for name in found} - {"backbone"}
-    wanted = {name for name in fresh if name.split("/")[1] in {"backbone", *neck}}
+    for name in fresh:  # a stream's part has the published weights of that part of the one backbone
+        shared = _STREAM.sub("/backbone/", name)
+        if shared != name and shared in found:
+            found[name] = found[shared]
+    found = {name: array for name, array in found.items() if name in fresh or not _streamed(name, fresh)}
+    neck = {name.split("/")[1] for name in found if "/backbone" not in name}
+    wanted = {name for name in fresh if "/backbone" in name or name.split("/")[1] in neck}
     problems = [f"missing: {', '.join(sorted(wanted - found.keys()))}"] if wanted - found.keys() else []
     strangers = [*unknown, *sorted(found.keys() - fresh.keys())]
     problems += [f"unexpected: {', '.join(strangers)}"] if strangers else []
@@ -146,6 +153,11 @@ def load_pretrained(
         )
     whole = traverse_util.unflatten_dict({**fresh, **found}, sep="/")
     return jax.tree.map(np.asarray, whole["params"]), jax.tree.map(np.asarray, whole.get("batch_stats", {}))
+
+
+def _streamed(name: str, fresh: Mapping[str, np.ndarray]) -> bool:
+    """Whether a published part of the one backbone is, in ours, a part of each stream."""
+    return any(name.replace("/backbone/", f"/backbone_{modality}/") in fresh for modality in MODALITIES)
 
 
 def resized_positions(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

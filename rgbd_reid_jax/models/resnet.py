@@ -113,8 +113,12 @@ class _Block(nn.Module):
         return nn.relu(x + y)
 
 
+PARTS = 5
+"""A residual network's parts, in order: the stem and four stages of blocks."""
+
+
 class ResNet(nn.Module):
-    """Images to a feature map.
+    """Images to a feature map, or between the maps of two of its parts.
 
     Attributes:
         spec: its shape.
@@ -129,18 +133,19 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mode: NormMode) -> jax.Array:
-        """float32 [B, H, W, 3] to [B, h, w, C]."""
+    def __call__(self, x: jax.Array, mode: NormMode, begin: int = 0, end: int = PARTS) -> jax.Array:
+        """The parts from `begin` up to but without `end`: float32 [B, H, W, 3], or the map before, to [B, h, w, C]."""
         spec = self.spec
         x = x.astype(self.dtype)
-        x = _convolution(spec.stem_width, spec.stem_kernel, 2, "conv1", self.dtype)(x)
-        x = nn.relu(batch_norm(self.path, "bn1", mode, self.dtype)(x))
-        if spec.stem_pool:
-            padding: Any = ((1, 1), (1, 1))  # Flax takes it, but its default, a string, is all a checker sees
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+        if begin == 0 < end:
+            x = _convolution(spec.stem_width, spec.stem_kernel, 2, "conv1", self.dtype)(x)
+            x = nn.relu(batch_norm(self.path, "bn1", mode, self.dtype)(x))
+            if spec.stem_pool:
+                padding: Any = ((1, 1), (1, 1))  # Flax takes it, but its default, a string, is all a checker sees
+                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
         kind: Any = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
-        for stage, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
-            stride = spec.strides[stage]
+        for stage in range(max(begin, 1) - 1, min(end - 1, len(spec.blocks))):
+            count, width, stride = spec.blocks[stage], spec.widths[stage], spec.strides[stage]
             if self.last_stride is not None and stage == len(spec.blocks) - 1:
                 stride = self.last_stride
             for index in range(count):

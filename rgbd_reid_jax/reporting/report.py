@@ -64,7 +64,12 @@ def write_report(
     """
     _check(results, query_sets, frames, protocol)
     ranked = {
-        direction: ranking.rank(query_sets[query], query_sets[gallery], protocol)
+        direction: ranking.rank(
+            query_sets[query],
+            query_sets[gallery],
+            protocol,
+            metric=ranking.natural_metric(query_sets[query], query_sets[gallery]),
+        )
         for direction, (query, gallery) in DIRECTIONS.items()
     }
     body = "\n".join(
@@ -123,6 +128,12 @@ def _headline(title: str, results, ranked, protocol: str) -> str:
         if tied > 0.01
         else ""
     )
+    if results.get("multi_frame") or "without_gate" in results:
+        what = "recordings" if results.get("multi_frame") else "pairs of images one by one"
+        notice += (
+            f'<p class="notice">The table compares {what}; curves and rank lists below show single frames'
+            f"{' without that' if 'without_gate' in results else ''}.</p>"
+        )
     return (
         f"<header><h1>{page.escape(title)}</h1>"
         f'<p class="faint">{page.escape(results.get("dataset", "unknown dataset"))}</p>'
@@ -195,10 +206,10 @@ def _verification_words(rates: verification.Verification, num_same: int, num_dif
 
 
 def _pair_distances(query: Embeddings, gallery: Embeddings, protocol: str) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distances of valid pairs of the same and of different persons; evenly spaced queries if too many."""
+    """Distances of valid pairs of the same and of different persons; evenly spaced queries if too many."""
     count = max(1, min(len(query), _MAX_PAIRS // len(gallery)))
     rows = np.unique(np.linspace(0, len(query) - 1, count).round().astype(np.int64))
-    distance = dense.matrix(query.take(rows), gallery, "euclidean")
+    distance = dense.matrix(query.take(rows), gallery, ranking.natural_metric(query, gallery))
     valid = ranking.valid_items(query, gallery, protocol, rows)
     same = query.person_id[rows, None] == gallery.person_id[None]
     return distance[valid & same], distance[valid & ~same]

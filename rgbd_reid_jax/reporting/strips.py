@@ -129,7 +129,8 @@ def rank_lists(
         if not len(rows):
             continue
         parts.append(f"<h3>{name.capitalize()} queries by AP</h3>")
-        index, distance = ranking.nearest(query, gallery, rows, result.protocol, length)
+        metric = ranking.natural_metric(query, gallery)
+        index, distance = ranking.nearest(query, gallery, rows, result.protocol, length, metric=metric)
         for row, items, distances in zip(rows, index, distance, strict=True):
             parts.append(_strip(query, gallery, result, frames, int(row), items, distances))
     return "\n".join(parts)

@@ -7,9 +7,10 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.distributed import on_first
+from rgbd_reid_jax.core.modalities import MODALITIES
 from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.evaluation.compare import Compared
 from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
-from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.stages.galleries import check_evaluation
 from rgbd_reid_jax.stages.job import Job, fingerprint
 
@@ -19,19 +20,20 @@ def run_evaluation(job: Job) -> None:
     check_evaluation(job)
     settings = job.settings
     sets = {
-        split: {modality: job.embeddings(split, modality) for modality in settings.encoders}
+        split: {modality: job.test_set(split, modality) for modality in MODALITIES}
         for split in settings.evaluation.splits
     }
     on_first(lambda: _write(job, sets))
 
 
-def _write(job: Job, sets: Mapping[str, Mapping[str, Embeddings]]) -> None:
+def _write(job: Job, sets: Mapping[str, Mapping[str, Compared]]) -> None:
     settings = job.settings
+    comparison = job.comparison((settings.encoders["rgb"], settings.encoders["depth"]))
     ranked = {}
     for split, of_modality in sets.items():
-        for modality, embeddings in of_modality.items():
-            embeddings.save(job.workdir.embeddings(split, modality))
-        ranked[split] = rank_directions(of_modality, settings.evaluation.protocol)
+        for modality, one in of_modality.items():
+            one.embeddings.save(job.workdir.embeddings(split, modality))
+        ranked[split] = rank_directions(of_modality, comparison, f"rank {split}")
     last = settings.evaluation.splits[-1]
     people = {split: len(np.unique(job.frames(split).labels["person_id"])) for split in settings.evaluation.splits}
     content = {
@@ -42,6 +44,8 @@ def _write(job: Job, sets: Mapping[str, Mapping[str, Embeddings]]) -> None:
         "dataset_fingerprint": fingerprint(job.dataset),
         "split": last,
         "protocol": settings.evaluation.protocol,
+        "multi_frame": settings.evaluation.multi_frame,
+        "gate": settings.gate(settings.encoders["rgb"]).kind,
         "people": people,
         **ranked[last],
         "other_splits": {split: ranked[split]["results"] for split in settings.evaluation.splits[:-1]},

@@ -13,20 +13,22 @@ from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.distributed import check_same, first_then_others
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import make_mesh
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.dataset import open_dataset
 from rgbd_reid_jax.data.frames import Frames, having, read_split, recorded, subset
 from rgbd_reid_jax.data.sampling import usable
+from rgbd_reid_jax.evaluation.compare import Compared, Comparison
 from rgbd_reid_jax.evaluation.embed import Embedder, Encoder, labelled
-from rgbd_reid_jax.metrics.embeddings import MODALITIES, Embeddings
 from rgbd_reid_jax.models.network import Model
+from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.models.pretrained import load_pretrained
 from rgbd_reid_jax.stages.settings import Settings
 from rgbd_reid_jax.stages.workdir import Workdir
 from rgbd_reid_jax.training.freeze import merge
 from rgbd_reid_jax.training.record import Record
 
-_STREAMS = {"teacher": 1, "student": 2, "one_stream": 3}
+_STREAMS = {"teacher": 1, "student": 2, "baseline": 3, "pair": 4}
 
 
 class Job:
@@ -89,7 +91,7 @@ class Job:
         wanted, frames = self.settings.training[stage], self.frames("train")
         if stage == "student":
             self._check_pairs(frames)
-        modalities = MODALITIES if wanted.modality == "both" else (wanted.modality,)
+        modalities = MODALITIES if wanted.modality == BOTH else (wanted.modality,)
         chosen = usable(wanted.sampling, frames.labels, modalities)
         if not chosen.any():
             raise InputError(
@@ -106,7 +108,7 @@ class Job:
             raise InputError(
                 f"{len(lacking)} of {len(frames)} training frames of {self.dataset.info.full_name} lack one of the two "
                 f"images (the first: recording {recording}, frame {frame}), and distillation needs pairs; leave them "
-                "out of the train split, or use configs/one_stream.py with sampling.name=pk_cross_modal"
+                "out of the train split, or use configs/one_stream.py with training.baseline.sampling.name=pk_cross_modal"
             )
 
     def key(self, stage: str) -> jax.Array:
@@ -126,21 +128,39 @@ class Job:
 
         return init
 
-    def encoder(self, modality: str) -> Encoder:
-        """The encoder of one modality, without its parameters."""
-        return Encoder(self.settings.network(None), self.settings.input, modality, self.settings.evaluation.normalise)
+    def encoder(self, modality: str, stage: str) -> Encoder:
+        """The encoder of one modality that a training stage trains, without its parameters."""
+        settings = self.settings
+        gate = Pair(settings.network(None), settings.gate(stage)).gate_of() if stage == "pair" else None
+        return Encoder(settings.network(None), settings.input, modality, settings.evaluation.normalise, gate)
 
     @functools.cache  # noqa: B019
-    def embedder(self, modality: str, *, raw: bool = False) -> Embedder:
+    def embedder(self, modality: str, stage: str, *, raw: bool = False) -> Embedder:
         """The encoder compiled for this run's batches; with `raw`, embeddings keep their length."""
-        encoder = self.encoder(modality)
+        encoder = self.encoder(modality, stage)
         if raw:
             encoder = dataclasses.replace(encoder, normalise=False)
         return Embedder(encoder, self.settings.evaluation.batch_size, self.mesh)
 
+    def compared(self, split: str, modality: str, stage: str, weights: tuple[Any, Any], name: str = "") -> Compared:
+        """A split's frames as an encoder with these weights sees them; with `name`, long work prints progress."""
+        frames = self.frames_of(split, modality)
+        found = self.embedder(modality, stage)(*weights, frames, name)
+        gate, maps = found.get("gate"), found.get("map")
+        if maps is not None:
+            return Compared(labelled(found["embedding"], frames, modality), weights, maps, gate)
+        return Compared(labelled(found["embedding"], frames, modality, gate), weights)
+
+    @functools.cache  # noqa: B019
+    def comparison(self, stages: tuple[str, str]) -> Comparison:
+        """How query and gallery are compared; `stages` are those of the RGB and of the depth encoder."""
+        wanted = self.settings.evaluation
+        encoders = {name: self.encoder(name, stage) for name, stage in zip(MODALITIES, stages, strict=True)}
+        return Comparison(wanted.protocol, encoders, wanted.multi_frame, wanted.top_k)
+
     @functools.cache  # noqa: B019
     def trained(self, stage: str) -> tuple[Any, Any]:
-        """(parameters without classifier, batch statistics) of the checkpoint that a finished training stage chose.
+        """(parameters, batch statistics) of the checkpoint that a finished training stage chose.
 
         Raises:
             InputError: the stage is not done, or that checkpoint is missing or damaged.
@@ -157,16 +177,24 @@ class Job:
                 f"checkpoint {folder / str(step)}, which stage {stage} chose, is missing or damaged; "
                 f"delete {folder} and {self.workdir.mark(stage)} and run the same command again to train it anew"
             ) from error
-        params = merge(parts["trainable"], parts["frozen"] or {})
-        return {name: value for name, value in params.items() if name != "classifier"}, parts["batch_stats"]
+        return merge(parts["trainable"], parts["frozen"] or {}), parts["batch_stats"]
 
-    def embeddings(self, split: str, modality: str) -> Embeddings:
-        """Embeds a split with the trained encoder of `modality`."""
-        params, batch_stats = self.trained(self.settings.encoders[modality])
-        frames = self.frames_of(split, modality)
-        return labelled(
-            self.embedder(modality)(params, batch_stats, frames, f"embed {split} {modality}"), frames, modality
-        )
+    def trained_encoder(self, modality: str, stage: str) -> tuple[Any, Any]:
+        """The weights of one modality's encoder among those that a finished training stage chose."""
+        return encoder_weights(stage, modality, *self.trained(stage))
+
+    def test_set(self, split: str, modality: str) -> Compared:
+        """A split as the run's trained encoder of a modality sees it."""
+        stage = self.settings.encoders[modality]
+        return self.compared(split, modality, stage, self.trained_encoder(modality, stage), f"embed {split} {modality}")
+
+
+def encoder_weights(stage: str, modality: str, params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    """What one modality's encoder needs of a training stage's parameters and statistics."""
+    if stage == "pair":
+        gate = {"gate": params[f"gate_{modality}"]} if f"gate_{modality}" in params else {}
+        return {**params[modality], **gate}, batch_stats[modality]
+    return {name: value for name, value in params.items() if name != "classifier"}, batch_stats
 
 
 def fingerprint(builder: Any) -> str | None:

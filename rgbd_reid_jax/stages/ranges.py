@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.frames import CACHES
+from rgbd_reid_jax.data.inputs import COLOURS
 from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
 from rgbd_reid_jax.data.sampling import SAMPLERS
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES
-from rgbd_reid_jax.metrics.embeddings import MODALITIES
 from rgbd_reid_jax.metrics.ranking import RULES
 from rgbd_reid_jax.models.network import NECKS, POOLS
+from rgbd_reid_jax.models.pair import GATES
+from rgbd_reid_jax.models.resnet import PARTS
+from rgbd_reid_jax.training.objectives import TARGETS
 from rgbd_reid_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -47,15 +50,21 @@ _FREEZE: Rule = (
 
 _CHOICES: Mapping[str, Sequence[Any] | Mapping[str, Any]] = {
     "dataset.cache": CACHES,
+    "input.colour": COLOURS,
+    "input.zero_padding": (False, True),
+    "evaluation.multi_frame": (False, True),
     "input.depth_representation": DEPTH_REPRESENTATIONS,
     "model.last_stride": (0, 1, 2),
     "model.neck": NECKS,
     "model.pool": POOLS,
     "training.teacher.modality": MODALITIES,
     "training.student.modality": MODALITIES,
-    "training.one_stream.modality": ("both",),
-    "training.student.loss": DISTILLATION_LOSSES,
+    "training.baseline.modality": (BOTH,),
+    "training.pair.modality": (BOTH,),
+    "training.*.gate.kind": GATES,
+    "training.*.target": TARGETS,
     "training.*.frozen_norm": ("batch", "running"),
+    "training.*.trained_norm": ("batch", "running"),
     "training.*.sampling.name": SAMPLERS,
     "training.*.optimizer.name": OPTIMIZERS,
     "training.*.optimizer.schedule": SCHEDULES,
@@ -73,11 +82,26 @@ _RANGES: Mapping[str, Rule] = {
     "input.width": _at_least(16),
     "model.embedding_dim": _at_least(0),
     "model.dropout": _BELOW_ONE,
+    "model.own_parts": (lambda value: value in range(PARTS + 1), f"a whole number from 0 to {PARTS}"),
     "training.*.steps": _at_least(1),
     "training.*.batch_size": _at_least(1),
     "training.*.log_every": _at_least(1),
     "training.*.evaluate_every": _at_least(1),
-    "training.*.smoothing": _BELOW_ONE,
+    "training.*.patience": _at_least(0),
+    "training.*.losses.*": _at_least(0),
+    "training.*.loss_options.smoothing": _BELOW_ONE,
+    "training.*.loss_options.margin": _at_least(0),
+    "training.*.loss_options.circle_margin": _at_least(0),
+    "training.*.loss_options.circle_scale": _POSITIVE,
+    "training.*.loss_options.temperature": _POSITIVE,
+    "training.*.loss_options.logits_temperature": _POSITIVE,
+    "training.*.gate.rank": _at_least(0),
+    "training.*.gate.dropout": _BELOW_ONE,
+    "training.*.gate.after": _at_least(1),
+    "training.pair.start": (
+        lambda value: set(value) in (set(), set(MODALITIES)),
+        "empty, or a stage for each modality",
+    ),
     "training.*.sampling.people": _at_least(1),
     "training.*.sampling.frames": _at_least(1),
     "training.*.freeze": _FREEZE,
@@ -87,6 +111,7 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.augmentation.crop_area": _pair(1),
     "training.*.augmentation.crop_ratio": _pair(math.inf),
     "training.*.augmentation.flip": _SHARE,
+    "training.*.augmentation.background": _SHARE,
     "training.*.augmentation.grey": _SHARE,
     "training.*.augmentation.channel_shuffle": _SHARE,
     "training.*.augmentation.erase": _SHARE,
@@ -104,6 +129,7 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.augmentation.gamma": _at_least(0),
     "training.*.augmentation.depth_noise": _at_least(0),
     "evaluation.batch_size": _at_least(1),
+    "evaluation.top_k": _at_least(0),
     "evaluation.splits": _NAMES,
     "export.platforms": (
         lambda value: _names(value) and "cpu" in value,

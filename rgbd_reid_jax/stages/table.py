@@ -7,13 +7,15 @@ from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.stages.evaluation import run_evaluation
 from rgbd_reid_jax.stages.export import cpu_device, run_export
 from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.order import outdated_by
 from rgbd_reid_jax.stages.report import run_report
-from rgbd_reid_jax.stages.training import check_batch_size, run_one_stream, run_student, run_teacher
+from rgbd_reid_jax.stages.training import check_batch_size, run_baseline, run_pair, run_student, run_teacher
 
 STAGES: Mapping[str, Callable[[Job], int | None]] = {
     "teacher": run_teacher,
     "student": run_student,
-    "one_stream": run_one_stream,
+    "baseline": run_baseline,
+    "pair": run_pair,
     "evaluation": run_evaluation,
     "export": run_export,
     "report": run_report,
@@ -34,17 +36,17 @@ def check_devices(job: Job, stages: Collection[str]) -> None:
 def run_stages(job: Job, stages: Collection[str]) -> None:
     """Runs stages in the configuration's order; those that are done are passed over.
 
-    A stage that has to be done leaves the later ones out of date: they are done again, now or, where
+    A stage that has to be done leaves later ones out of date (`outdated_by`): they are done again, now or, where
     `stages` lacks them, in a later run.
     """
     order = job.settings.stages
-    for position, stage in enumerate(order):
+    for stage in order:
         if stage not in stages:
             continue
         if job.workdir.finished(stage):
             say(stage, "already done")
             continue
-        for later in order[position + 1 :]:
+        for later in outdated_by(stage, order, job.settings.training):
             if job.workdir.finished(later):
                 say(later, f"out of date, as stage {stage} has to be done")
                 job.workdir.reopen(later)

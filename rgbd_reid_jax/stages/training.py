@@ -1,31 +1,35 @@
-"""The training stages: teacher (step I), student (step II), and the one-stream baseline."""
+"""The training stages: teacher (step I), student (step II), baselines, and pairs of encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
-from rgbd_reid_jax.core.distributed import on_first
+from rgbd_reid_jax.core.distributed import on_first, replicate
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.frames import IMAGES, Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
-from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, labelled
-from rgbd_reid_jax.metrics.embeddings import Embeddings
-from rgbd_reid_jax.metrics.ranking import as_results, rank
+from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
+from rgbd_reid_jax.losses.weighted import LOGITS, used
+from rgbd_reid_jax.metrics.ranking import as_results
+from rgbd_reid_jax.stages.checks import needs_classifier
 from rgbd_reid_jax.stages.galleries import check_validation
-from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.settings import TrainingSettings
+from rgbd_reid_jax.stages.job import Job, encoder_weights
+from rgbd_reid_jax.stages.order import stands_on, training_order
+from rgbd_reid_jax.stages.settings import TrainingSettings, sees
 from rgbd_reid_jax.training import objectives
-from rgbd_reid_jax.training.freeze import frozen_norms, partition
+from rgbd_reid_jax.training.freeze import norms, partition
 from rgbd_reid_jax.training.loop import Plan, train
 from rgbd_reid_jax.training.optimizer import make_optimizer, make_schedule
 from rgbd_reid_jax.training.state import create_state
 
 _ALL_TRAIN = ((".*", "train"),)
+Init = Callable[[jax.Array, int, int], tuple[Any, Any]]
 
 
 def run_teacher(job: Job) -> int | None:
@@ -35,77 +39,130 @@ def run_teacher(job: Job) -> int | None:
         As of the other training stages, the step of the checkpoint that later stages use.
 
     Raises:
-        InputError: it would be trained anew beside a student of the teacher before it, or the training frames
-            cannot serve it or the student.
+        InputError: as of the others, it would be trained anew beside networks that stand on the one before it; the
+            training frames cannot serve it or the student.
     """
-    stage = job.settings.training["teacher"]
-    student = job.workdir.checkpoints("student")
-    if student.exists() and not (job.workdir.checkpoints("teacher") / str(stage.steps)).exists():
-        raise InputError(
-            f"{student} was distilled from another teacher than the one to be trained now; "
-            "delete that folder too and run the same command again"
-        )
     if "student" in job.settings.stages:
         job.training_frames("student")  # refused before the teacher's work rather than after it
-    frames = job.training_frames("teacher")
+    return _run_on_identities(job, "teacher")
+
+
+def run_baseline(job: Job) -> int | None:
+    """Trains one network that sees both modalities on identities."""
+    return _run_on_identities(job, "baseline")
+
+
+def _run_on_identities(job: Job, name: str) -> int | None:
+    stage = job.settings.training[name]
+    frames = job.training_frames(name)
     labels, count = identities(frames.labels["person_id"])
-    model = job.settings.network(count)
+    model = job.settings.network(count if needs_classifier(stage) else None)
     objective = objectives.identity_objective(
-        model, job.settings.input, stage.modality, stage.augmentation, smoothing=stage.smoothing
+        model, job.settings.input, stage.modality, stage.augmentation, stage.losses, stage.loss_options
     )
-    validate = _Validation(job, "teacher", {stage.modality: None})
-    images = RAW_IMAGES[stage.modality]
-    return _run(job, "teacher", job.initial(model), frames, images, {"identity": labels}, objective, validate)
-
-
-def run_one_stream(job: Job) -> int | None:
-    """Trains one network on batches that mix both modalities."""
-    stage = job.settings.training["one_stream"]
-    frames = job.training_frames("one_stream")
-    labels, count = identities(frames.labels["person_id"])
-    model = job.settings.network(count)
-    objective = objectives.one_stream_objective(
-        model, job.settings.input, stage.augmentation, smoothing=stage.smoothing
-    )
-    validate = _Validation(job, "one_stream", {"rgb": None, "depth": None})
-    return _run(job, "one_stream", job.initial(model), frames, IMAGES, {"identity": labels}, objective, validate)
+    images = _images(stage)
+    return _run(job, name, job.initial(model), frames, images, {"identity": labels}, lambda _: objective)
 
 
 def run_student(job: Job) -> int | None:
     """Distils the teacher into a network that sees the other modality."""
     stage = job.settings.training["student"]
     taught = job.settings.training["teacher"].modality
-    params, batch_stats = job.trained("teacher")
+    teacher = job.trained("teacher")
     frames = job.training_frames("student")
-    model = job.settings.network(None)
-    target = job.embedder(taught, raw=True)(params, batch_stats, frames, "student targets")
-    _, frozen = partition(params, stage.freeze or _ALL_TRAIN)
-    running = frozen_norms(frozen) if stage.frozen_norm == "running" else frozenset()
-    objective = objectives.distillation_objective(
-        model, job.settings.input, stage.modality, stage.augmentation, loss=stage.loss, running=running
-    )
-    validate = _Validation(job, "student", {stage.modality: None, taught: (params, batch_stats)})
+    labels, count = identities(frames.labels["person_id"])
+    classified = needs_classifier(stage)
+    model = job.settings.network(count if classified else None)
+    columns = {"identity": labels}
+    images = _images(stage)
+    if stage.target == "cached":
+        embedder = job.embedder(taught, "teacher", raw=True)
+        weights = job.trained_encoder(taught, "teacher")
+        columns["target"] = embedder(*weights, frames, "student targets")["embedding"]
+    else:
+        images = IMAGES
+    online = stage.target != "cached" or LOGITS in used(stage.losses)
+    given = replicate(teacher, job.mesh, "teacher's weights") if online else None
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
-        return params, batch_stats
+        params, batch_stats = teacher
+        return (params if classified else encoder_weights("teacher", taught, params, batch_stats)[0]), batch_stats
 
-    images = RAW_IMAGES[stage.modality]
-    columns = {"target": target, "identity": identities(frames.labels["person_id"])[0]}
-    return _run(job, "student", from_teacher, frames, images, columns, objective, validate)
+    def objective(running: frozenset[str]) -> objectives.Objective:
+        return objectives.distillation_objective(
+            model,
+            job.settings.input,
+            stage.modality,
+            stage.augmentation,
+            stage.losses,
+            stage.loss_options,
+            target=stage.target,
+            running=running,
+        )
+
+    return _run(job, "student", from_teacher, frames, images, columns, objective, given)
+
+
+def run_pair(job: Job) -> int | None:
+    """Trains an encoder of each modality together, from finished stages or afresh, with a gate between them or without.
+
+    Raises:
+        InputError: the networks that it starts from have other shapes.
+    """
+    stage = job.settings.training["pair"]
+    frames = job.training_frames("pair")
+    labels, count = identities(frames.labels["person_id"])
+    pair = job.settings.pair(count if needs_classifier(stage) else None)
+    fresh = job.initial(pair.network)
+
+    def init(key: jax.Array, height: int, width: int) -> tuple[Any, Any]:
+        encoders = {}
+        for index, name in enumerate(MODALITIES):
+            if stage.start:
+                encoders[name] = job.trained(stage.start[name])
+            else:
+                encoders[name] = fresh(jax.random.fold_in(key, index), height, width)
+        return pair.init(encoders, jax.random.fold_in(key, len(MODALITIES)))
+
+    def objective(running: frozenset[str]) -> objectives.Objective:
+        return objectives.pair_objective(
+            pair,
+            job.settings.input,
+            stage.augmentation,
+            stage.losses,
+            stage.loss_options,
+            normalise=job.settings.evaluation.normalise,
+            running=running,
+        )
+
+    return _run(job, "pair", init, frames, IMAGES, {"identity": labels}, objective)
+
+
+def _images(stage: TrainingSettings) -> tuple[str, ...]:
+    """The images that a stage's batches hold."""
+    if stage.modality == BOTH:
+        return IMAGES
+    masks = stage.modality == "rgb" and stage.augmentation.background
+    return ("rgb", "mask") if masks else RAW_IMAGES[stage.modality]
 
 
 def _run(
     job: Job,
     name: str,
-    init: Any,
+    init: Init,
     frames: Frames,
     images: tuple[str, ...],
     columns: Mapping[str, np.ndarray],
-    objective: objectives.Objective,
-    validate: "_Validation",
+    objective: Callable[[frozenset[str]], objectives.Objective],
+    given: Any = None,
 ) -> int | None:
-    """Trains one stage from `init(key, height, width)` or its latest checkpoint; the step that was best."""
+    """Trains one stage from `init(key, height, width)` or its latest checkpoint; the step that was best.
+
+    `objective` makes what is minimised, given the batch norms that keep their running statistics; `given` is what each
+    step gets beside its batch.
+    """
     stage: TrainingSettings = job.settings.training[name]
+    _check_above(job, name)
     placed = frames.placed(images, job.mesh)
     batches = iter(
         training_batches(
@@ -124,29 +181,42 @@ def _run(
     key = job.key(name)
     params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
     trainable, frozen = partition(params, stage.freeze or _ALL_TRAIN)
+    running = frozenset[str]()
+    for part, statistics in ((frozen, stage.frozen_norm), (trainable, stage.trained_norm)):
+        running |= norms(part) if statistics == "running" else frozenset()
     optimizer = make_optimizer(stage.optimizer, stage.steps)
     state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, optimizer)
     weights = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     say(name, f"{weights:,} weights train, {sum(leaf.size for leaf in jax.tree.leaves(frozen)):,} are frozen")
-    plan = Plan(name, stage.steps, stage.batch_size, stage.log_every, stage.evaluate_every, stage.score)
+    count = stage.batch_size * (len(MODALITIES) if stage.modality == BOTH else 1)
+    plan = Plan(name, stage.steps, count, stage.log_every, stage.evaluate_every, stage.score, stage.patience)
     schedule = make_schedule(stage.optimizer, stage.steps)
+    validate = _Validation(job, name)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
-        train(plan, state, objective, optimizer, schedule, batches, *tools, placed)
+        train(plan, state, objective(running), optimizer, schedule, batches, *tools, placed, given)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best
 
 
+def _check_above(job: Job, name: str) -> None:
+    """Raises InputError if a stage would be trained beside networks that started from another training of it."""
+    stage = job.settings.training[name]
+    own = job.workdir.checkpoints(name)
+    order = training_order(job.settings.stages, job.settings.training)
+    for later in order:
+        above = job.workdir.checkpoints(later)
+        if name in stands_on(later, order) and above.exists() and not (own / str(stage.steps)).exists():
+            raise InputError(
+                f"{above} stands on another {name} than the one to be trained now; "
+                "delete that folder too and run the same command again"
+            )
+
+
 def check_batch_size(job: Job, name: str) -> None:
     """Raises InputError unless a training stage's batch divides among the devices of this process."""
-    batch_size = job.settings.training[name].batch_size
-    check_batch(batch_size, job.mesh, f"training.{name}.batch_size")
-    if name == "one_stream" and batch_size % (2 * job.mesh.size):
-        raise InputError(
-            f"training.one_stream.batch_size={batch_size} must be a multiple of {2 * job.mesh.size}: "
-            "half of each device's rows are RGB, half depth"
-        )
+    check_batch(job.settings.training[name].batch_size, job.mesh, f"training.{name}.batch_size")
 
 
 class _Validation:
@@ -154,36 +224,35 @@ class _Validation:
 
     Args:
         job: the run.
-        stage: the training stage, whose directions are ranked.
-        networks: per modality None for the network in training, or the finished (params, batch_stats) of
-            another, which is embedded once.
+        stage: the training stage, whose directions are ranked. What its own network does not see is embedded by the
+            teacher, once.
     """
 
-    def __init__(self, job: Job, stage: str, networks: Mapping[str, tuple[Any, Any] | None]):
+    def __init__(self, job: Job, stage: str):
         check_validation(job, stage)
-        self._frames = {modality: job.frames_of("validation", modality) for modality in networks}
-        self._protocol = job.settings.evaluation.protocol
+        self._job, self._stage = job, stage
         self._directions = job.settings.directions(stage)
-        self._embedders = {modality: job.embedder(modality) for modality in networks}
-        self._fixed = {
-            modality: self._embed(modality, *network) for modality, network in networks.items() if network is not None
-        }
-
-    def _embed(self, modality: str, params: Any, batch_stats: Any) -> Embeddings:
-        frames = self._frames[modality]
-        return labelled(self._embedders[modality](params, batch_stats, frames), frames, modality)
+        self._learning = [name for name in MODALITIES if sees(job.settings.training[stage], name)]
+        self._fixed = {}
+        for name in {name for pair in self._directions for name in pair} - set(self._learning):
+            weights = job.trained_encoder(name, "teacher")
+            self._fixed[name] = job.compared("validation", name, "teacher", weights)
+        self._comparison = job.comparison((stage, stage))
 
     def __call__(self, params: Any, batch_stats: Any) -> dict[str, float]:
-        """{"eval/rgb_to_depth/mAP": ..., ...} of the directions, fractions of 1."""
-        sets = {
-            modality: self._fixed.get(modality) or self._embed(modality, params, batch_stats)
-            for modality in self._embedders
-        }
+        """{"eval/rgb_to_depth/mAP": ..., ...} of the directions and their mean "cross_modal", fractions of 1."""
+        sets = dict(self._fixed)
+        for name in self._learning:
+            weights = encoder_weights(self._stage, name, params, batch_stats)
+            sets[name] = self._job.compared("validation", name, self._stage, weights)
         return on_first(lambda: self._rank(sets))
 
-    def _rank(self, sets: Mapping[str, Embeddings]) -> dict[str, float]:
-        figures = {}
-        for query, gallery in self._directions:
-            scores = as_results(rank(sets[query], sets[gallery], self._protocol))
-            figures |= {f"eval/{query}_to_{gallery}/{name}": value for name, value in scores.items()}
-        return figures
+    def _rank(self, sets: Mapping[str, Any]) -> dict[str, float]:
+        scores = {
+            f"{query}_to_{gallery}": as_results(self._comparison(sets, query, gallery))
+            for query, gallery in self._directions
+        }
+        if len(scores) > 1:
+            names = next(iter(scores.values()))
+            scores["cross_modal"] = {name: float(np.mean([one[name] for one in scores.values()])) for name in names}
+        return {f"eval/{key}/{name}": value for key, one in scores.items() for name, value in one.items()}

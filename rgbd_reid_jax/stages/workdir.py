@@ -96,14 +96,14 @@ class Workdir:
             InputError: something was computed here with another configuration.
         """
         path = self.path / "config.json"
-        differences = _differences(files.read_json(path), _plain(config)) if path.exists() else []
-        if differences and self._begun():
+        found = differences(files.read_json(path), plain(config)) if path.exists() else []
+        if found and self._begun():
             raise InputError(
-                f"workdir {self.path} holds another configuration's run ({'; '.join(differences[:3])}"
-                f"{'; ...' if len(differences) > 3 else ''}); choose another --workdir"
+                f"workdir {self.path} holds another configuration's run ({'; '.join(found[:3])}"
+                f"{'; ...' if len(found) > 3 else ''}); choose another --workdir"
             )
-        if differences or not path.exists():
-            files.write_json(path, _plain(config))
+        if found or not path.exists():
+            files.write_json(path, plain(config))
 
     @by_first
     def claim_dataset(self, name: str, fingerprint: str | None) -> None:
@@ -117,12 +117,12 @@ class Workdir:
             InputError: something was computed here with other data.
         """
         path, wanted = self.path / "dataset.json", {"name": name, "fingerprint": fingerprint}
-        differences = _differences(files.read_json(path), wanted) if path.exists() else []
-        if differences and self._begun():
+        found = differences(files.read_json(path), wanted) if path.exists() else []
+        if found and self._begun():
             raise InputError(
-                f"workdir {self.path} holds a run on other data ({'; '.join(differences)}); choose another --workdir"
+                f"workdir {self.path} holds a run on other data ({'; '.join(found)}); choose another --workdir"
             )
-        if differences or not path.exists():
+        if found or not path.exists():
             files.write_json(path, wanted)
 
     @by_first
@@ -196,19 +196,20 @@ class Workdir:
         return self.path / "report" / "index.html"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's view of a configuration: tuples as lists, keys as text, places left out."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if key not in _PLACES}
+        return {str(key): plain(item) for key, item in value.items() if key not in _PLACES}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two plain configurations differ, a line for each value: "training.teacher.steps is 800 there, 400 here"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return found
     return [] if old == new else [f"{path} is {old!r} there, {new!r} here"]

@@ -51,8 +51,7 @@ def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def frozen_norms(frozen: Any) -> frozenset[str]:
-    """Paths of the batch-norm layers among frozen parameters ("backbone/layer3_0/bn3")."""
-    flat = traverse_util.flatten_dict(frozen, sep="/")
-    parents = {path.rsplit("/", 1)[0] for path in flat if path.endswith("/scale")}
-    return frozenset(parents)
+def norms(params: Any) -> frozenset[str]:
+    """Paths of the batch-norm layers among some parameters ("backbone/layer3_0/bn3")."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return frozenset(path.rsplit("/", 1)[0] for path in flat if path.endswith("/scale"))

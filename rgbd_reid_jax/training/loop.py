@@ -23,7 +23,7 @@ from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.distributed import StopVote, replicate
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.core.mesh import shard_batch
-from rgbd_reid_jax.core.progress import Progress
+from rgbd_reid_jax.core.progress import Progress, say
 from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.data.frames import NOWHERE, Placed
 from rgbd_reid_jax.data.pipeline import with_images
@@ -42,31 +42,33 @@ class Plan:
     Attributes:
         stage: name of the stage.
         steps: updates.
-        batch_size: rows of the global batch.
+        images: in the global batch of a step.
         log_every: steps between two logged lines; a validation has one too.
         evaluate_every: steps between two validations, each with a checkpoint; the last step has one too.
         score: the validation figure that selects a checkpoint; "" takes the last one.
+        patience: validations without a better score after which training ends early; 0 never does.
     """
 
     stage: str
     steps: int
-    batch_size: int
+    images: int
     log_every: int
     evaluate_every: int
     score: str
+    patience: int = 0
 
 
 def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One update as a pure function: (state, batch, images on the devices) to (state, figures)."""
+    """One update as a pure function: (state, batch, images on the devices, what is given) to (state, figures)."""
 
     def step(
-        state: TrainState, batch: dict[str, jax.Array], placed: Placed = NOWHERE
+        state: TrainState, batch: dict[str, jax.Array], placed: Placed = NOWHERE, given: Any = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = with_images(batch, placed)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def loss_fn(trainable: Any):
-            return objective(merge(trainable, state.frozen), state.batch_stats, batch, key)
+            return objective(merge(trainable, state.frozen), state.batch_stats, batch, key, given)
 
         (loss, (batch_stats, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
@@ -94,6 +96,7 @@ def train(
     record: Record,
     mesh: jax.sharding.Mesh,
     placed: Placed = NOWHERE,
+    given: Any = None,
 ) -> TrainState:
     """Trains from the latest checkpoint, or from `state`, to the last step.
 
@@ -109,6 +112,7 @@ def train(
         record: where figures go; closed at the end.
         mesh: all devices.
         placed: images on the devices, where batches hold only their rows.
+        given: what the objective gets beside each batch (a teacher's weights), a pytree on the devices.
 
     Returns:
         The state after the last step; checkpoints hold it and, if another, the best one.
@@ -121,13 +125,15 @@ def train(
     state, start = _latest(checkpoints, state, iterator, mesh)
     record.rewind(plan.stage, start)
     step_fn = jax.jit(make_step(objective, optimizer), donate_argnums=0)
-    progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.batch_size)
+    progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.images)
     waiting = DataWait()
     before: Any = None
     vote, stopping = StopVote(mesh), False
     with StopRequest() as stop, record:
         for done in range(start + 1, plan.steps + 1):
-            state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed)
+            if _out_of_patience(plan, done - 1, checkpoints):
+                break
+            state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed, given)
             jax.block_until_ready(before)  # one step ahead of the devices, no more: batches would pile up on them
             before = figures
             if done == start + 1:
@@ -152,6 +158,21 @@ def train(
         what = f"step {int(state.step)}/{plan.steps} of stage {plan.stage}, which is saved"
         raise Interrupted(f"stopped by {stop.name or 'another process'} after {what}; run the same command to go on")
     return state
+
+
+def _out_of_patience(plan: Plan, done: int, checkpoints: Checkpoints) -> bool:
+    """Whether the last `patience` validations, all that there were since the best one, had no better score.
+
+    It follows from the checkpoints alone, so a run that goes on ends at the same step.
+    """
+    if not plan.patience or done % plan.evaluate_every:
+        return False
+    checkpoints.wait()
+    best = checkpoints.best_step()
+    if best is None or done - best < plan.patience * plan.evaluate_every:
+        return False
+    say(plan.stage, f"ends early at step {done}: no better {plan.score} since step {best}")
+    return True
 
 
 class DataWait:
@@ -211,7 +232,9 @@ def _log(
     waiting: DataWait,
 ) -> None:
     values = _finite(plan, done, figures)
-    shown: dict[str, Any] = {name: value for name, value in values.items() if name != "gradient_norm"}
+    shown: dict[str, Any] = {
+        name: value for name, value in values.items() if name != "gradient_norm" and "/" not in name
+    }
     speed, share = progress.rate(done), waiting.share()
     timed = {}
     if speed is not None and share is not None:

@@ -1,60 +1,66 @@
 """What a stage minimises, as a function of the parameters and a batch.
 
-An objective gets the state's parts and a batch and returns `(loss, (new batch statistics, figures))`;
-`figures` are scalars to log. Objectives:
+An objective gets the state's parts, a batch, a key and what the step is given beside them (`given`, a pytree that does
+not train), and returns `(loss, (new batch statistics, figures))`; `figures` are scalars to log. Objectives:
 
-- identity: cross-entropy on one modality, the paper's softmax teacher (step I).
-- distillation: distance to the teacher's embedding of the same instant (step II).
-- one_stream: cross-entropy of one network on a batch that mixes both modalities, the paper's baseline.
+- identity: losses on identities, of one modality (the paper's teacher, step I) or of a network that sees both, its even
+  rows as RGB and its odd ones as depth (one-stream, two-stream, zero-padding, AGW).
+- distillation: the student's embedding against the teacher's of the same instant (step II).
+- pair: two encoders trained together, with a gate between them (attention) or without (mutual distillation).
+
+All are sums of the losses that `losses.weighted` knows, weighted by the configuration.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES, other
 from rgbd_reid_jax.data.augment import Augmentation
-from rgbd_reid_jax.data.inputs import InputSpec, train_input
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, mean_cosine
-from rgbd_reid_jax.losses.identity import accuracy, identity_loss
-from rgbd_reid_jax.models.network import Model
+from rgbd_reid_jax.data.inputs import InputSpec, plain_input, train_input
+from rgbd_reid_jax.losses.gated import gated_squared
+from rgbd_reid_jax.losses.pairs import l2_normalise
+from rgbd_reid_jax.losses.weighted import LOGITS, LossOptions, Views, used, weighted_loss
+from rgbd_reid_jax.models.network import Model, Output
+from rgbd_reid_jax.models.pair import Pair
+from rgbd_reid_jax.training.hard_pairs import hardest
 
 Batch = dict[str, jax.Array]
 Figures = dict[str, jax.Array]
-Objective = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Figures]]]
+Objective = Callable[..., tuple[jax.Array, tuple[Any, Figures]]]
+TARGETS = ("cached", "online", "same_view")
+NONE_RUNNING: frozenset[str] = frozenset()
+
+
+def in_turn(rgb: jax.Array, depth: jax.Array) -> jax.Array:
+    """Rows [B, ...] of both modalities as [2 B, ...], RGB first; stacked, so that rows stay on their devices."""
+    return jnp.stack([rgb, depth], axis=1).reshape(-1, *rgb.shape[1:])
 
 
 def identity_objective(
-    model: Model, spec: InputSpec, modality: str, augmentation: Augmentation, *, smoothing: float = 0.0
+    model: Model,
+    spec: InputSpec,
+    modality: str,
+    augmentation: Augmentation,
+    losses: Mapping[str, float],
+    options: LossOptions,
 ) -> Objective:
-    """Cross-entropy of the identity classifier on one modality; the batch holds its images and `identity`."""
+    """Losses on identities; the batch holds `identity` int32 [B] and the images of `modality`, of both for "both"."""
 
-    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array):
-        augment_key, dropout_key = jax.random.split(key)
-        images = train_input(spec, modality, batch, augment_key, augmentation)
-        output, new_stats = model.train(params, batch_stats, images, dropout_key)
-        loss = identity_loss(output.logits, batch["identity"], smoothing)
-        return loss, (new_stats, {"accuracy": accuracy(output.logits, batch["identity"])})
-
-    return objective
-
-
-def one_stream_objective(
-    model: Model, spec: InputSpec, augmentation: Augmentation, *, smoothing: float = 0.0
-) -> Objective:
-    """Cross-entropy of one network: the batch's even rows enter as RGB, its odd rows as depth."""
-
-    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array):
-        rgb_key, depth_key, dropout_key = jax.random.split(key, 3)
-        even = {name: rows[0::2] for name, rows in batch.items()}
-        odd = {name: rows[1::2] for name, rows in batch.items()}
-        rgb = train_input(spec, "rgb", even, rgb_key, augmentation)
-        depth = train_input(spec, "depth", odd, depth_key, augmentation)
-        images = jnp.stack([rgb, depth], axis=1).reshape(-1, *rgb.shape[1:])  # rows in their old order
-        output, new_stats = model.train(params, batch_stats, images, dropout_key)
-        loss = identity_loss(output.logits, batch["identity"], smoothing)
-        return loss, (new_stats, {"accuracy": accuracy(output.logits, batch["identity"])})
+    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
+        if modality == BOTH:
+            rgb_key, depth_key, dropout_key = jax.random.split(key, 3)
+            rgb = train_input(spec, "rgb", batch, rgb_key, augmentation)
+            images = in_turn(rgb, train_input(spec, "depth", batch, depth_key, augmentation))
+        else:
+            augment_key, dropout_key = jax.random.split(key)
+            images = train_input(spec, modality, batch, augment_key, augmentation)
+        output, new_stats = model.train(params, batch_stats, images, dropout_key, modality=modality)
+        views = Views(batch["identity"], model.metric_feature(output), output.logits, modality == BOTH)
+        loss, figures = weighted_loss(losses, options, views)
+        return loss, (new_stats, figures)
 
     return objective
 
@@ -64,30 +70,184 @@ def distillation_objective(
     spec: InputSpec,
     modality: str,
     augmentation: Augmentation,
+    losses: Mapping[str, float],
+    options: LossOptions,
     *,
-    loss: str,
-    running: frozenset[str] = frozenset(),
+    target: str = "cached",
+    running: frozenset[str] = NONE_RUNNING,
 ) -> Objective:
-    """Distance between the student's embedding, after dropout, and `target`.
+    """Distance between the student's embedding, after dropout, and the teacher's.
+
+    Metric losses see the student's rows beside the teacher's, as two modalities.
 
     Args:
-        model: the student, without classifier.
+        model: the student.
         spec: size and representation.
         modality: the student's.
-        augmentation: of the student's image; the target saw the plain image.
-        loss: a key of `DISTILLATION_LOSSES`.
+        augmentation: of the student's image.
+        losses: weights by name.
+        options: of the losses.
+        target: the teacher's embedding: "cached", the column `target` float32 [B, D] of the batch; "online", computed
+            in the step from the plain image; "same_view", from the image in the student's crop and mirroring. The last
+            two need the teacher's images in the batch and (params, batch_stats) as `given`, as the loss "logits" does.
         running: batch-norm layers that keep their running statistics.
 
     Returns:
-        An objective whose batch holds the images, `target` float32 [B, D] and `identity` int32 [B].
+        An objective whose batch holds the images and `identity` int32 [B].
     """
-    distance = DISTILLATION_LOSSES[loss]
 
-    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array):
+    def teach(batch: Batch, key: jax.Array, given: tuple[Any, Any]) -> jax.Array:
+        if target == "cached":
+            return batch["target"]
+        seen = other(modality)
+        if target == "online":
+            images = plain_input(spec, seen, batch)
+        else:
+            images = train_input(spec, seen, batch, key, augmentation)
+        return jax.lax.stop_gradient(model.embed(*given, images, seen))
+
+    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
         augment_key, dropout_key = jax.random.split(key)
         images = train_input(spec, modality, batch, augment_key, augmentation)
-        output, new_stats = model.train(params, batch_stats, images, dropout_key, running)
-        figures = {"cosine": mean_cosine(output.embedding, batch["target"])}
-        return distance(output.dropped, batch["target"], batch["identity"]), (new_stats, figures)
+        output, new_stats = model.train(params, batch_stats, images, dropout_key, running, modality)
+        taught = teach(batch, augment_key, given)
+        sides = {modality: output.embedding, other(modality): taught}
+        logits = None
+        if LOGITS in used(losses):
+            logits = output.logits, model.classify(given[0], taught)
+        views = Views(
+            batch["identity"],
+            feature=in_turn(sides["rgb"], sides["depth"]),
+            logits=output.logits,
+            both=True,
+            twins=(output.dropped, taught),
+            twin_logits=logits,
+        )
+        loss, figures = weighted_loss(losses, options, views)
+        return loss, (new_stats, figures)
 
     return objective
+
+
+def pair_objective(
+    pair: Pair,
+    spec: InputSpec,
+    augmentation: Augmentation,
+    losses: Mapping[str, float],
+    options: LossOptions,
+    *,
+    normalise: bool,
+    running: frozenset[str] = NONE_RUNNING,
+) -> Objective:
+    """Two encoders on both images of each frame; the batch holds them and `identity` int32 [B].
+
+    With a gate in the middle, the pairs that batch-hard losses look at (`hard_pairs.hardest` by the plain distance) get
+    their gated distance in the matrix of distances, the others keep the plain one: as in the test, which re-ranks the
+    nearest alone.
+
+    Args:
+        pair: the encoders and their gate.
+        spec: size and representation.
+        augmentation: of both images, each with a geometry of its own.
+        losses: weights by name.
+        options: of the losses.
+        normalise: embeddings are scaled to unit length before they are gated and compared, as in the evaluation.
+        running: batch-norm layers ("rgb/backbone/bn1") that keep their running statistics.
+    """
+
+    def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
+        keys = dict(zip(MODALITIES, jax.random.split(key, len(MODALITIES)), strict=True))
+        sides = {
+            name: _side(pair, spec, name, params, batch_stats[name], batch, keys[name], augmentation, running)
+            for name in MODALITIES
+        }
+        outputs = {name: side[0] for name, side in sides.items()}
+        scaled = {name: l2_normalise(one.embedding) if normalise else one.embedding for name, one in outputs.items()}
+        gate = pair.gate_of()
+        gates = {name: jnp.ones_like(one) for name, one in scaled.items()}
+        if gate is not None and pair.gate.kind in ("self", "pairwise"):
+            gates = {name: gate(params[f"gate_{name}"], scaled[name], sides[name][3]) for name in MODALITIES}
+        if pair.gate.kind == "self":
+            scaled = {name: scaled[name] * gates[name] for name in MODALITIES}
+            gates = {name: jnp.ones_like(one) for name, one in scaled.items()}
+        squared = gated_squared(scaled["rgb"], scaled["depth"], gates["rgb"], gates["depth"])
+        if gate is not None and pair.gate.kind == "middle":
+            maps: Any = {name: side[1] for name, side in sides.items()}
+            squared = _with_gated_maps(pair, params, batch_stats, maps, squared, batch["identity"], keys, normalise)
+        logits = None
+        if "classifier" in params:
+            logits = {name: pair.network.classify(params, one.dropped) for name, one in outputs.items()}
+        views = Views(
+            batch["identity"],
+            feature=in_turn(*(pair.network.metric_feature(outputs[name]) for name in MODALITIES)),
+            logits=None if logits is None else in_turn(logits["rgb"], logits["depth"]),
+            both=True,
+            twins=(outputs["rgb"].dropped, outputs["depth"].dropped),
+            twin_logits=None if logits is None else (logits["rgb"], logits["depth"]),
+            symmetric=True,
+            squared=squared,
+        )
+        loss, figures = weighted_loss(losses, options, views)
+        return loss, ({name: side[2] for name, side in sides.items()}, figures)
+
+    return objective
+
+
+def _side(
+    pair: Pair,
+    spec: InputSpec,
+    name: str,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    key: jax.Array,
+    augmentation: Augmentation,
+    running: frozenset[str],
+) -> tuple[Output, jax.Array | None, Any, jax.Array]:
+    """One encoder: its output, its map (with a gate in the middle), new statistics, and a key for its gate."""
+    augment_key, dropout_key, gate_key = jax.random.split(key, 3)
+    images = train_input(spec, name, batch, augment_key, augmentation)
+    own = frozenset(path.removeprefix(f"{name}/") for path in running if path.startswith(f"{name}/"))
+
+    def run(x: jax.Array, stats: Any, parts: tuple[int, int | None]) -> tuple[Any, Any]:
+        return pair.network.train(params[name], stats, x, dropout_key, own, name, parts)
+
+    maps, begin = None, 0
+    if pair.gate.kind == "middle":
+        begin = pair.gate.part
+        images, batch_stats = run(images, batch_stats, (0, begin))
+        maps = images
+    output, batch_stats = run(images, batch_stats, (begin, None))
+    return output, maps, batch_stats, gate_key
+
+
+def _with_gated_maps(
+    pair: Pair,
+    params: Any,
+    batch_stats: Any,
+    maps: Mapping[str, jax.Array],
+    squared: jax.Array,
+    identity: jax.Array,
+    keys: Mapping[str, jax.Array],
+    normalise: bool,
+) -> jax.Array:
+    """float32 [B, B], `squared` with the distances of the hardest pairs after gating each other's maps.
+
+    The layers above the gate run with their running statistics here, as they do in the test.
+    """
+    gate = pair.gate_of()
+    assert gate is not None, "called with a gate alone"
+    places = dict(zip(MODALITIES, hardest(squared, identity), strict=True))
+    gates = {
+        name: gate(params[f"gate_{name}"], maps[name].mean(axis=(1, 2)), jax.random.fold_in(keys[name], 1))
+        for name in MODALITIES
+    }
+    found = []
+    for name in MODALITIES:
+        chosen = gates[other(name)][places[other(name)]]
+        gated = maps[name][places[name]] * chosen[:, None, None].astype(maps[name].dtype)
+        found.append(pair.network.upper(params[name], batch_stats[name], gated, name, pair.gate.part))
+    if normalise:
+        found = [l2_normalise(one) for one in found]
+    distance = jnp.sum((found[0] - found[1]) ** 2, axis=1)
+    return squared.at[places["rgb"], places["depth"]].set(distance)

@@ -224,7 +224,7 @@ def test_the_next_command_is_one_that_takes_the_data(registry, drawn_tree, tmp_p
     assert check.main(["people", f"--data_dir={tmp_path}", f"--manual_dir={drawn_tree}"]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
     assert "--config=configs/one_stream.py:people/all" in command, "distillation needs pairs"
-    assert "--config.training.one_stream.sampling.name=pk_cross_modal" in command
+    assert "--config.training.baseline.sampling.name=pk_cross_modal" in command
 
 
 def test_one_camera_makes_the_camera_rules_useless(registry, checked):

@@ -1,14 +1,16 @@
-"""Raw frames to network inputs: both modalities share one geometry."""
+"""Raw frames to network inputs: both modalities share one geometry; grey and padded inputs."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.data import inputs, representation
+from rgbd_reid_jax.data import augment, inputs, representation
 from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec
-from rgbd_reid_jax.data.representation import IMAGENET_MEAN, IMAGENET_STD, depth_input, rgb_input
+from rgbd_reid_jax.data.representation import IMAGENET_MEAN, IMAGENET_STD, depth_input, normalise_rgb
 
 _SPEC = InputSpec(16, 8, "metric")
 plain_input = jax.jit(inputs.plain_input, static_argnums=(0, 1))
@@ -51,7 +53,8 @@ def test_both_modalities_see_the_same_crop(axis):
 
 def test_plain_input_at_the_stored_size_only_normalises(batch):
     spec = InputSpec(32, 16, "relative")
-    np.testing.assert_allclose(plain_input(spec, "rgb", batch), rgb_input(batch["rgb"]), rtol=1e-5)
+    unit = batch["rgb"].astype(jnp.float32) / 255.0
+    np.testing.assert_allclose(plain_input(spec, "rgb", batch), normalise_rgb(unit), rtol=1e-5)
     expected = depth_input(batch["depth"], batch["mask"], "relative")
     np.testing.assert_allclose(plain_input(spec, "depth", batch), expected, rtol=1e-5)
 
@@ -124,3 +127,75 @@ def test_sensor_errors_change_depth_alone(batch):
     )
     np.testing.assert_array_equal(rgb[0], rgb[1])
     assert np.abs(depth[0] - depth[1]).max() > 0.1
+
+
+def luma_of(rgb):
+    """float64 [B, H, W, 1] in [0, 1] of uint8 [B, H, W, 3]."""
+    return (np.asarray(rgb, np.float64) / 255.0 @ np.array([0.299, 0.587, 0.114]))[..., None]
+
+
+def normalised(luma):
+    return (luma - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+
+
+def test_grey_is_the_luma_in_all_channels(batch):
+    stored = InputSpec(32, 16, "metric", colour="grey")
+    expected = normalised(luma_of(batch["rgb"]))
+    np.testing.assert_allclose(plain_input(stored, "rgb", batch), expected, atol=1e-4)
+    found = train_input(stored, "rgb", batch, _KEY, Augmentation(**_STILL))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_grey_comes_after_the_colour_augmentation(batch):
+    """What chance makes of the colours is drawn as without it; what the network sees is grey all the same."""
+    colour = Augmentation(gain=0.4, offset=0.2, channel_shuffle=1.0, hue=0.5)
+    spec = InputSpec(32, 16, "metric")
+    grey, coloured = (
+        np.asarray(train_input(one, "rgb", batch, _KEY, colour), np.float64)
+        for one in (dataclasses.replace(spec, colour="grey"), spec)
+    )
+    unit = coloured * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)  # crops are linear, so luma may come after them
+    expected = normalised((unit @ np.array([0.299, 0.587, 0.114]))[..., None])
+    np.testing.assert_allclose(grey, expected, atol=1e-4)
+    levels = grey * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
+    assert np.ptp(levels, axis=3).max() < 1e-5
+    assert np.ptp(unit, axis=3).max() > 0.1
+
+
+@pytest.mark.parametrize(("modality", "own"), [("rgb", 0), ("depth", 2)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(gain=0.3, depth_noise=0.1, erase=1.0)])
+def test_zero_padding_leaves_one_channel_to_each_modality(batch, modality, own, augmentation):
+    spec = InputSpec(16, 8, "relative", zero_padding=True)
+    bare = InputSpec(16, 8, "relative", colour="grey")
+    if augmentation is None:
+        found, whole = (np.asarray(plain_input(one, modality, batch)) for one in (spec, bare))
+    else:
+        found, whole = (np.asarray(train_input(one, modality, batch, _KEY, augmentation)) for one in (spec, bare))
+    np.testing.assert_array_equal(found[..., own], whole[..., own])
+    assert (found[..., [channel for channel in range(3) if channel != own]] == 0).all()
+    assert (found[..., own] != 0).mean() > 0.5
+
+
+def test_grey_and_zero_padding_do_not_change_depth_but_for_its_place(batch):
+    spec = InputSpec(16, 8, "relative")
+    plain = np.asarray(plain_input(spec, "depth", batch))
+    np.testing.assert_array_equal(plain_input(dataclasses.replace(spec, colour="grey"), "depth", batch), plain)
+    padded = np.asarray(plain_input(dataclasses.replace(spec, zero_padding=True), "depth", batch))
+    np.testing.assert_array_equal(padded[..., 2], plain[..., 2])
+
+
+def test_without_the_options_no_bit_changes(batch):
+    """The input as it was before there were such options: normalise, resize or crop, and no more."""
+    spec = InputSpec(16, 8, "metric")
+    unit = batch["rgb"].astype(jnp.float32) / 255.0
+    plain = jax.jit(lambda unit: augment.resize(normalise_rgb(unit), 16, 8))(unit)
+    np.testing.assert_array_equal(plain_input(spec, "rgb", batch), plain)
+
+    def cropped(unit):
+        geometry_key, _ = jax.random.split(_KEY)
+        boxes = augment.random_boxes(geometry_key, *unit.shape[:3], Augmentation())
+        return augment.crop_and_resize(normalise_rgb(unit), boxes, 16, 8)
+
+    np.testing.assert_array_equal(
+        train_input(spec, "rgb", batch, _KEY, Augmentation()), jax.jit(cropped)(unit)
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.data import representation
-from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS, rgb_input
+from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS, normalise_rgb
 
 _H, _W = 6, 5
 person_depth = jax.jit(representation.person_depth)
@@ -118,12 +118,13 @@ def test_unknown_representation():
 
 
 def test_rgb_by_hand():
-    pixels = np.array([[[[0, 0, 0], [255, 255, 255], [51, 102, 204]]]], np.uint8)
+    unit = jnp.asarray([[[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.2, 0.4, 0.8]]]])
     expected = [
         [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
         [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225],
         [(0.2 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.8 - 0.406) / 0.225],
     ]
-    found = rgb_input(jnp.asarray(pixels))
+    found = normalise_rgb(unit)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found[0, 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(normalise_rgb(unit[0, 0]), found[0, 0])

@@ -41,7 +41,9 @@ def one_by_one(network, encoder, frames):
 @pytest.mark.parametrize(("batch_size", "devices"), [(4, 1), (8, 8), (3, 8), (64, 8)])
 def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modality, batch_size, devices):
     encoder = encoder_of(network, modality)
-    found = Embedder(encoder, batch_size, mesh_of(devices))(*network[1:], frames=frames)
+    outputs = Embedder(encoder, batch_size, mesh_of(devices))(*network[1:], frames=frames)
+    assert set(outputs) == {"embedding"}
+    found = outputs["embedding"]
     assert found.shape == (13, 8)
     assert found.dtype == np.float32
     expected = one_by_one(network, encoder, frames)
@@ -51,7 +53,7 @@ def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modali
 
 def test_normalised_embeddings_have_unit_length(network, frames, mesh_of):
     raw, unit = (
-        Embedder(encoder_of(network, "rgb", normalise), 13, mesh_of(1))(*network[1:], frames=frames)
+        Embedder(encoder_of(network, "rgb", normalise), 13, mesh_of(1))(*network[1:], frames=frames)["embedding"]
         for normalise in (False, True)
     )
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
@@ -62,7 +64,8 @@ def test_normalised_embeddings_have_unit_length(network, frames, mesh_of):
 def test_parameters_may_lie_on_the_host(network, frames, mesh_of):
     embedder = Embedder(encoder_of(network, "rgb"), 8, mesh_of(2))
     on_host = jax.device_get(network[1:])
-    np.testing.assert_array_equal(embedder(*on_host, frames=frames), embedder(*network[1:], frames=frames))
+    found, expected = (embedder(*one, frames=frames)["embedding"] for one in (on_host, network[1:]))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_progress_is_printed_for_a_named_stage_alone(network, frames, mesh_of, capsys):
@@ -99,7 +102,8 @@ def test_no_more_images_are_read_than_the_modality_needs(network, frames, mesh_o
 def test_all_caches_give_the_same_bits(network, make_frames, mesh_of, modality, devices):
     embedder = Embedder(encoder_of(network, modality), 4, mesh_of(devices))
     streamed, cached, placed = (
-        embedder(*network[1:], frames=make_frames(13, kind=kind)) for kind in (Frames, CachedFrames, DeviceFrames)
+        embedder(*network[1:], frames=make_frames(13, kind=kind))["embedding"]
+        for kind in (Frames, CachedFrames, DeviceFrames)
     )
     np.testing.assert_array_equal(streamed, cached)
     np.testing.assert_array_equal(streamed, placed)
@@ -109,9 +113,9 @@ def test_all_caches_give_the_same_bits(network, make_frames, mesh_of, modality, 
 def test_some_frames_are_embedded_as_among_all(network, make_frames, mesh_of, kind):
     embedder = Embedder(encoder_of(network, "depth"), 4, mesh_of(2))
     frames = make_frames(13, kind=kind)
-    whole = embedder(*network[1:], frames=frames)
+    whole = embedder(*network[1:], frames=frames)["embedding"]
     some = np.arange(13) % 3 == 2
-    found = embedder(*network[1:], frames=subset(frames, some))
+    found = embedder(*network[1:], frames=subset(frames, some))["embedding"]
     np.testing.assert_allclose(found, whole[some], atol=1e-6)
 
 

@@ -51,7 +51,9 @@ def test_the_card_describes_the_program(exported):
     assert content["modality"] == modality
     assert content["dataset"] == "people"
     assert content["platforms"] == ["cpu", "tpu"]
-    assert content["output"] == {"shape": ["batch", live.shape[1]], "dtype": "float32"}
+    assert content["schema"] == 2
+    assert content["outputs"] == {"embedding": {"shape": ["batch", live.shape[1]], "dtype": "float32"}}
+    assert content["colour"] == ("rgb" if modality == "rgb" else None)
     assert content["depth_representation"] == (None if modality == "rgb" else "relative")
     assert set(content["inputs"]) == set(images)
     for name, image in images.items():
@@ -67,8 +69,8 @@ def test_the_card_says_what_a_missing_mask_means(tiny_model, frames, tmp_path, r
     meaning = json.loads(card.read_text())["inputs"]["mask"]["meaning"]
     images = frames.gather(np.arange(_ROWS), RAW_IMAGES["depth"])
     encode = check.load_encoder(card)
-    without = encode(images | {"mask": np.zeros_like(images["mask"])})
-    assert ("does not use it" in meaning) == np.allclose(without, encode(images), atol=1e-6)
+    without = encode(images | {"mask": np.zeros_like(images["mask"])})["embedding"]
+    assert ("does not use it" in meaning) == np.allclose(without, encode(images)["embedding"], atol=1e-6)
     assert ("needed" in meaning) == np.allclose(without, without[:1], atol=1e-6)  # all people look alike
     assert ("where no mask is known" in meaning) == (representation == "relative")
 
@@ -77,8 +79,10 @@ def test_the_program_answers_as_the_live_model_at_any_batch_size(exported):
     _, card, images, live = exported
     encode = check.load_encoder(card)
     for size in (1, 2, _ROWS):
-        np.testing.assert_allclose(encode({name: rows[:size] for name, rows in images.items()}), live[:size], atol=1e-5)
-    twice = encode({name: np.concatenate([rows, rows]) for name, rows in images.items()})
+        found = encode({name: rows[:size] for name, rows in images.items()})
+        assert set(found) == {"embedding"}
+        np.testing.assert_allclose(found["embedding"], live[:size], atol=1e-5)
+    twice = encode({name: np.concatenate([rows, rows]) for name, rows in images.items()})["embedding"]
     np.testing.assert_allclose(twice, np.concatenate([live, live]), atol=1e-5)
 
 

@@ -42,8 +42,9 @@ def make_job(workdir: Workdir, model: Any, frames: Any, dtype: str = "float32") 
         settings=settings,
         workdir=workdir,
         trained=lambda _: (params, batch_stats),
+        trained_encoder=lambda *_: (params, batch_stats),
         frames_of=lambda *_: frames,
-        encoder=lambda _: encoder,
+        encoder=lambda *_: encoder,
         dataset=types.SimpleNamespace(info=types.SimpleNamespace(full_name="people/1.0.0")),
     )
 
@@ -103,6 +104,8 @@ def test_a_process_without_a_cpu_backend_is_told_so(monkeypatch):
 
 def test_a_program_that_answers_nan_is_found(tmp_path, monkeypatch):
     np.savez(tmp_path / "inputs.npz", rgb=np.zeros((3, 2)), embedding=np.zeros((3, 2), np.float32))
-    monkeypatch.setattr(check, "load_encoder", lambda _: lambda images: np.full((len(images["rgb"]), 2), np.nan))
+    (tmp_path / "rgb.json").write_text(json.dumps({"outputs": {"embedding": {"shape": ["batch", 2]}}}))
+    nan = lambda images: {"embedding": np.full((len(images["rgb"]), 2), np.nan)}  # noqa: E731
+    monkeypatch.setattr(check, "load_encoder", lambda _: nan)
     found = check.largest_difference(tmp_path / "rgb.json", tmp_path / "inputs.npz")
     assert str(found["max_abs_difference"]) == "nan"

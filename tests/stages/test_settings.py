@@ -9,9 +9,9 @@ import pytest
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.stages.settings import read_settings
+from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.table import STAGES
-from rgbd_reid_jax.stages.workdir import _plain
+from rgbd_reid_jax.stages.workdir import plain
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -58,7 +58,7 @@ def test_every_dataset_has_a_configuration(argument, dataset, protocol):
 def test_places_of_files_are_left_out_of_what_a_run_is():
     dataset = cli._load("configs/distill.py:biwi").dataset
     assert set(dataset) == {"name", "config", "knobs", "data_dir", "manual_dir", "cache", "workers"}
-    assert set(_plain(dataset.to_dict())) == {"name", "config", "knobs"}
+    assert set(plain(dataset.to_dict())) == {"name", "config", "knobs"}
 
 
 @pytest.mark.parametrize(("argument", "size"), [("medium_128x64", (128, 64)), ("large_256x128", (256, 128))])
@@ -76,20 +76,27 @@ def test_the_paper_s_recipe():
     assert (teacher.batch_size, teacher.optimizer.name, teacher.optimizer.learning_rate) == (64, "sgd", 0.1)
     assert (teacher.optimizer.weight_decay, teacher.optimizer.schedule) == (5e-4, "step")
     assert teacher.steps * 40 == teacher.optimizer.decay_steps * 100  # x 0.1 every 40 of 100 epochs
-    assert (student.loss, student.optimizer.learning_rate, student.optimizer.schedule) == (
-        "sum_squared",
-        2e-6,
-        "constant",
-    )
+    assert {name: weight for name, weight in teacher.losses.items() if weight} == {"identity": 1.0}
+    assert {name: weight for name, weight in student.losses.items() if weight} == {"sum_squared": 1.0}
+    assert (student.optimizer.learning_rate, student.optimizer.schedule) == (2e-6, "constant")
+    assert student.target == "cached"
     assert student.steps * 100 == teacher.steps * 30  # 30 epochs against 100
     assert student.frozen_norm == "batch"
     assert (teacher.augmentation.crop_area, teacher.augmentation.crop_ratio) == ((0.64, 1.0), (2.0, 3.0))
     assert all(student.augmentation[name] == 0 for name in ("gain", "offset", "gamma", "grey", "channel_shuffle"))
 
 
-def test_one_stream_trains_as_long_as_teacher_and_student_together():
-    both = cli._load("configs/distill.py").training
-    assert cli._load("configs/one_stream.py").training.one_stream.steps == both.teacher.steps + both.student.steps
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("argument", ["synthetic_rgbd", "biwi"])
+def test_every_method_trains_on_as_many_images_as_teacher_and_student_together(path, argument):
+    both = cli._load(f"configs/distill.py:{argument}").training
+    images = both.teacher.steps * both.teacher.batch_size + both.student.steps * both.student.batch_size
+    found = cli._load(f"{path}:{argument}").training
+    total = sum(
+        stage.steps * stage.batch_size * (2 if stage.modality == "both" else 1) for stage in dict(found).values()
+    )
+    on_top = both.student.steps // 2 * both.student.batch_size if path.stem == "attention" else 0
+    assert total == images + on_top
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -113,7 +120,7 @@ def reversed_config() -> dict:
 def test_the_other_direction_of_distillation_can_be_chosen():
     settings = read_settings(reversed_config(), tuple(STAGES))
     assert settings.directions("teacher") == (("rgb", "rgb"),)
-    assert settings.directions("student") == (("depth", "rgb"), ("rgb", "depth"))
+    assert settings.directions("student") == (("rgb", "depth"), ("depth", "rgb"))
 
 
 def test_the_last_checkpoint_can_be_chosen_instead_of_a_score():

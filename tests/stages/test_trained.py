@@ -10,8 +10,8 @@ import pytest
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.settings import read_settings
 from rgbd_reid_jax.stages.table import STAGES
 from rgbd_reid_jax.stages.workdir import Workdir
 
@@ -35,8 +35,10 @@ def workdir(tmp_path):
         yield workdir
 
 
-def test_the_chosen_checkpoint_is_used_without_its_classifier(workdir):
-    params, batch_stats = job_in(workdir).trained("teacher")
+def test_the_chosen_checkpoint_is_used_by_encoders_without_its_classifier(workdir):
+    job = job_in(workdir)
+    assert set(job.trained("teacher")[0]) == {"embedding", "classifier"}
+    params, batch_stats = job.trained_encoder("depth", "teacher")
     assert set(params) == {"embedding"}
     np.testing.assert_array_equal(params["embedding"]["bias"], 8.0)
     np.testing.assert_array_equal(batch_stats["mean"], 0.0)

@@ -9,8 +9,8 @@ from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.stages import training
+from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.settings import read_settings
 from rgbd_reid_jax.stages.table import STAGES, run_stages
 from rgbd_reid_jax.stages.workdir import Workdir
 
@@ -56,9 +56,9 @@ def test_stages_use_the_frames_that_have_what_they_need(job_on):
     assert frame_ids(job.frames_of("test", "rgb")) == [0, 1, 3, 5, 6, 7]
     assert frame_ids(job.frames_of("test", "depth")) == [0, 2, 3, 4, 6, 7]
     one_stream = job_on(modalities, "configs/one_stream.py")
-    assert frame_ids(one_stream.training_frames("one_stream")) == [0, 3, 6, 7]
-    cross = {"training.one_stream.sampling.name": "pk_cross_modal"}
-    crossed = job_on(modalities, "configs/one_stream.py", **cross).training_frames("one_stream")
+    assert frame_ids(one_stream.training_frames("baseline")) == [0, 3, 6, 7]
+    cross = {"training.baseline.sampling.name": "pk_cross_modal"}
+    crossed = job_on(modalities, "configs/one_stream.py", **cross).training_frames("baseline")
     assert frame_ids(crossed) == [0, 2, 3, 4, 6, 7]  # 1 and 5 are one person's, who has no depth image
 
 
@@ -80,7 +80,7 @@ def test_distillation_refuses_unpaired_frames_before_the_teacher_s_work(job_on, 
 def test_a_teacher_alone_needs_no_pairs(job_on, monkeypatch):
     seen = {}
 
-    def remember(job, name, init, frames, images, columns, objective, validate):
+    def remember(job, name, init, frames, images, columns, objective, given=None):
         seen.update(frames=frames, identity=columns["identity"])
 
     monkeypatch.setattr(training, "_run", remember)
@@ -100,23 +100,23 @@ def test_data_without_a_needed_image_are_named(job_on):
         job.frames_of("test", "depth")
     mixed = job_on([RGB, DEPTH] * 4, "configs/one_stream.py")
     with pytest.raises(InputError, match=r"\(rgb and depth\); choose another dataset, or pk_cross_modal"):
-        mixed.training_frames("one_stream")
+        mixed.training_frames("baseline")
 
 
 def test_a_run_on_frames_of_which_none_has_both_images(job_on, tiny_model):
     """Before each of both cameras, every other recording has RGB images and the others depth images."""
     modalities = [RGB if index // 8 % 2 == 0 else DEPTH for index in range(32)]
     small = {"steps": 2, "batch_size": 16, "evaluate_every": 2}
-    training_changes = {f"training.one_stream.{name}": value for name, value in small.items()}
+    training_changes = {f"training.baseline.{name}": value for name, value in small.items()}
     sampling = {"name": "pk_cross_modal", "people": 4, "frames": 4}
-    sampling_changes = {f"training.one_stream.sampling.{name}": value for name, value in sampling.items()}
+    sampling_changes = {f"training.baseline.sampling.{name}": value for name, value in sampling.items()}
     job = job_on(
         modalities,
         "configs/one_stream.py",
         **training_changes,
         **sampling_changes,
         **{"model.backbone": "tiny", "model.embedding_dim": 8, "input.height": 16, "input.width": 16},
-        **{"evaluation.splits": ("test",), "stages": ("one_stream", "evaluation", "report")},
+        **{"evaluation.splits": ("test",), "stages": ("baseline", "evaluation", "report")},
     )
     run_stages(job, job.settings.stages)
     for modality, value in (("rgb", RGB), ("depth", DEPTH)):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import distill
+from configs.shared import base
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.models.network import Model
-from rgbd_reid_jax.training.freeze import frozen_norms, merge, partition
+from rgbd_reid_jax.training.freeze import merge, norms, partition
 
 PARAMS = {
     "backbone": {"conv1": {"kernel": 1}, "bn1": {"scale": 2, "bias": 3}, "layer1_0": {"bn2": {"scale": 4, "bias": 5}}},
@@ -70,17 +70,17 @@ def test_tables_that_do_not_fit_are_named(rules, message):
         partition(PARAMS, rules)
 
 
-def test_frozen_norms_are_the_batch_norms_of_the_frozen_side():
-    assert frozen_norms(PARAMS) == {"backbone/bn1", "backbone/layer1_0/bn2"}
+def test_norms_are_the_batch_norms_of_one_side():
+    assert norms(PARAMS) == {"backbone/bn1", "backbone/layer1_0/bn2"}
     _, frozen = partition(PARAMS, [(r".*layer1.*", "freeze"), (r"(?!.*layer1).*", "train")])
-    assert frozen_norms(frozen) == {"backbone/layer1_0/bn2"}
-    assert frozen_norms({}) == frozenset()
+    assert norms(frozen) == {"backbone/layer1_0/bn2"}
+    assert norms({}) == frozenset()
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet18"])
 def test_the_shallow_table_trains_up_to_layer2(backbone):
     params = parameters(backbone)
-    trainable, frozen = partition(params, distill.SHALLOW_FREEZE)
+    trainable, frozen = partition(params, base.SHALLOW_FREEZE)
     modules = {path.split("/")[1].split("_")[0] for path in paths(trainable)}
     assert modules == {"conv1", "bn1", "layer1", "layer2"}
     assert {path.split("/")[0] for path in paths(trainable)} == {"backbone"}
@@ -93,7 +93,7 @@ def test_the_shallow_table_trains_up_to_layer2(backbone):
 
 def test_the_resnet50_table_freezes_from_the_third_convolution_of_layer3_0():
     params = parameters("resnet50")
-    trainable, frozen = partition(params, distill.RESNET50_FREEZE)
+    trainable, frozen = partition(params, base.RESNET50_FREEZE)
     in_first_block = {path.split("/")[2] for path in paths(trainable) if "layer3" in path}
     assert in_first_block == {"conv1", "bn1", "conv2", "bn2"}
     assert {path.split("/")[1] for path in paths(trainable)} == {

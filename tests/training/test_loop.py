@@ -19,13 +19,14 @@ from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.frames import NOWHERE, CachedFrames, DeviceFrames, identities
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.data.pipeline import training_batches
+from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.training import loop
 from rgbd_reid_jax.training.objectives import identity_objective
 from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer, make_schedule
 from rgbd_reid_jax.training.record import Record
 from rgbd_reid_jax.training.state import create_state
 
-_PLAN = loop.Plan("teacher", steps=6, batch_size=8, log_every=2, evaluate_every=3, score="eval/score")
+_PLAN = loop.Plan("teacher", steps=6, images=8, log_every=2, evaluate_every=3, score="eval/score")
 _SPEC = OptimizerSpec("adamw", learning_rate=0.01, schedule="one_cycle")
 
 
@@ -49,14 +50,15 @@ class Runner:
 def network(tiny_model, tiny_frames, mesh_of):
     """A small network with dropout and augmentation, so that a wrong key or batch shows."""
     model = dataclasses.replace(tiny_model, dropout=0.3)
-    objective = identity_objective(model, InputSpec(16, 8, "relative"), "rgb", Augmentation())
+    losses = {"identity": 1.0}
+    objective = identity_objective(model, InputSpec(16, 8, "relative"), "rgb", Augmentation(), losses, LossOptions())
     params, batch_stats = jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
     labels, _ = identities(tiny_frames.labels["person_id"])
     options = {"images": ("rgb",), "columns": {"identity": labels}, "batch_size": 8, "seed": 0}
     return Runner(objective, params, batch_stats, training_batches(tiny_frames, **options), mesh_of(1))
 
 
-def counting(params, batch_stats, batch, key):
+def counting(params, batch_stats, batch, key, given=None):
     """A problem whose weight `w` is the number of steps done (with SGD of rate 1): its loss is `-w`."""
     return -params["w"], (batch_stats, {"rows": jnp.sum(batch["index"] >= 0)})
 
@@ -309,7 +311,7 @@ def test_the_score_selects_the_checkpoint(counter, tmp_path):
 
 
 def broken_from(step, broken):
-    def objective(params, batch_stats, batch, key):
+    def objective(params, batch_stats, batch, key, given=None):
         _, rest = counting(params, batch_stats, batch, key)
         return jax.lax.cond(params["w"] > step - 1.5, broken, lambda w: -w, params["w"]), rest
 

@@ -14,8 +14,9 @@ from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.frames import IMAGES, identities
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input
+from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.training import objectives
-from rgbd_reid_jax.training.freeze import frozen_norms, merge, partition
+from rgbd_reid_jax.training.freeze import merge, norms, partition
 from rgbd_reid_jax.training.loop import make_step
 from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
 from rgbd_reid_jax.training.state import create_state
@@ -23,6 +24,7 @@ from rgbd_reid_jax.training.state import create_state
 _SPEC = InputSpec(16, 8, "relative")
 _STILL = Augmentation(crop_area=(1.0, 1.0), crop_ratio=(2.0, 2.0), flip=0.0)
 _ALL = ((".*", "train"),)
+_IDENTITY, _PLAIN, _SMOOTHED = {"identity": 1.0}, LossOptions(), LossOptions(smoothing=0.1)
 _RULES = ((r"backbone/(conv1|bn1|layer1_0)/.*", "train"), (r"(backbone/layer2_0|embedding|embedding_bn)/.*", "freeze"))
 
 
@@ -53,7 +55,7 @@ def start(network, optimizer, rules=_ALL) -> Any:
 
 
 def test_a_step_follows_the_gradient_of_the_objective(tiny_model, network, batch):
-    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), smoothing=0.1)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), _IDENTITY, _SMOOTHED)
     optimizer = optax.sgd(1.0)
     before = start(network, optimizer)
     after, figures = jax.jit(make_step(objective, optimizer))(before, batch)
@@ -82,7 +84,7 @@ def test_a_step_follows_the_gradient_of_the_objective(tiny_model, network, batch
 
 
 def test_random_numbers_change_with_the_step(tiny_model, network, batch):
-    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), smoothing=0.1)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", Augmentation(), _IDENTITY, _SMOOTHED)
     optimizer = optax.sgd(1.0)
     step = jax.jit(make_step(objective, optimizer))
     before = start(network, optimizer)
@@ -97,9 +99,15 @@ def test_random_numbers_change_with_the_step(tiny_model, network, batch):
 def test_frozen_parameters_stay_bit_for_bit_and_have_no_slots(tiny_model, network, batch, frozen_norm):
     optimizer = make_optimizer(OptimizerSpec(learning_rate=0.01, weight_decay=0.1), 5)
     before = jax.device_get(start(network, optimizer, _RULES))
-    running = frozen_norms(before.frozen) if frozen_norm == "running" else frozenset()
+    running = norms(before.frozen) if frozen_norm == "running" else frozenset()
     objective = objectives.distillation_objective(
-        tiny_model.without_classifier(), _SPEC, "rgb", Augmentation(), loss="sum_squared", running=running
+        tiny_model.without_classifier(),
+        _SPEC,
+        "rgb",
+        Augmentation(),
+        {"sum_squared": 1.0},
+        _PLAIN,
+        running=running,
     )
     step = jax.jit(make_step(objective, optimizer))
     state = before
@@ -129,7 +137,7 @@ def overfit(objective, network, batch, steps, rules=_ALL):
 
 
 def test_identities_of_one_batch_are_learnt(tiny_model, network, batch):
-    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", _STILL)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "depth", _STILL, _IDENTITY, _PLAIN)
     losses, figures = overfit(objective, network, batch, 50)
     assert losses[0] == pytest.approx(np.log(4), abs=0.05)
     assert losses[-1] < 0.05
@@ -139,29 +147,30 @@ def test_identities_of_one_batch_are_learnt(tiny_model, network, batch):
 def test_targets_of_one_batch_are_learnt(tiny_model, network, batch):
     model = tiny_model.without_classifier()
     target = np.tile(np.eye(4, dtype=np.float32), (1, 2))[batch["identity"]]
-    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss="normalised_squared")
+    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, {"normalised_squared": 1.0}, _PLAIN)
     losses, figures = overfit(objective, network, batch | {"target": target}, 60, ((".*", "train"),))
     assert losses[-1] < 0.1 * losses[0]
     assert float(figures["cosine"]) > 0.95
 
 
-def test_one_stream_mixes_even_rows_of_rgb_with_odd_rows_of_depth(tiny_model, network, batch):
-    objective = objectives.one_stream_objective(tiny_model, _SPEC, _STILL)
-    loss, _ = jax.jit(objective)(*network, batch, jax.random.key(0))
-    rgb, depth = (
-        np.asarray(jax.jit(plain_input, static_argnums=(0, 1))(_SPEC, one, batch)) for one in ("rgb", "depth")
-    )
-    mixed = np.where((np.arange(16) % 2 == 0)[:, None, None, None], rgb, depth)
-    output, _ = jax.jit(tiny_model.train)(*network, mixed, jax.random.key(0))
+def test_one_stream_mixes_rows_of_rgb_with_rows_of_depth_in_turn(tiny_model, network, batch):
+    objective = objectives.identity_objective(tiny_model, _SPEC, "both", _STILL, _IDENTITY, _PLAIN)
+    loss, (stats, _) = jax.jit(objective)(*network, batch, jax.random.key(0))
+    mixed = np.zeros((32, 16, 8, 3), np.float32)
+    for first, modality in enumerate(("rgb", "depth")):
+        mixed[first::2] = jax.jit(plain_input, static_argnums=(0, 1))(_SPEC, modality, batch)
+    output, expected_stats = jax.jit(tiny_model.train)(*network, mixed, jax.random.key(0))
     log_probability = jax.nn.log_softmax(output.logits)
-    expected = -np.mean([log_probability[row, label] for row, label in enumerate(batch["identity"])])
+    expected = -np.mean([log_probability[row, batch["identity"][row // 2]] for row in range(32)])
     assert float(loss) == pytest.approx(expected, rel=1e-4)
+    for path, leaf in flat(stats).items():
+        np.testing.assert_allclose(leaf, flat(expected_stats)[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_dropout_acts_on_the_distilled_embedding(tiny_model, network, batch):
     model = dataclasses.replace(tiny_model.without_classifier(), dropout=0.5)
     params = {name: value for name, value in network[0].items() if name != "classifier"}
-    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, loss="sum_squared")
+    objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, {"sum_squared": 1.0}, _PLAIN)
     loss = jax.jit(objective)
     values = [float(loss(params, network[1], batch, jax.random.key(seed))[0]) for seed in (0, 1)]
     assert values[0] != values[1]
@@ -169,7 +178,7 @@ def test_dropout_acts_on_the_distilled_embedding(tiny_model, network, batch):
 
 def test_one_and_eight_devices_give_equal_states(tiny_model, network, batch, mesh_of):
     augmentation = Augmentation(gain=0.2, channel_shuffle=0.5)
-    objective = objectives.identity_objective(tiny_model, _SPEC, "rgb", augmentation)
+    objective = objectives.identity_objective(tiny_model, _SPEC, "rgb", augmentation, _IDENTITY, _PLAIN)
     optimizer = make_optimizer(OptimizerSpec(learning_rate=0.02), 4)
     found = []
     for mesh in (mesh_of(1), mesh_of(8)):

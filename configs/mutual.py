@@ -1,0 +1,34 @@
+"""Mutual distillation: an RGB and a depth network learn together, each from people and from the other.
+
+Zhang et al., "Deep Mutual Learning", arXiv:1706.00384, across modalities: cross-entropy of both networks, which share
+a classifier, the divergence of their predictions for the same instant both ways, and the distillation loss between
+their embeddings, in place of the two steps of teacher and student. All else as configs/distill.py.
+
+    python -m rgbd_reid_jax.main --config=configs/mutual.py --workdir=runs/mutual
+
+Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
+Wall time: 6 minutes.
+"""
+
+import pathlib
+import runpy
+from typing import Any
+
+import ml_collections
+
+# By its place, so that this file can be used from any folder.
+_BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("shared") / "base.py"))
+
+
+def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
+    """The configuration of `argument`."""
+    config: Any = _BASE["recipe"](argument)
+    with config.unlocked():
+        stage = _BASE["pair"](config, config.training.teacher.steps + config.training.student.steps)
+        distillation = {name: weight for name, weight in config.training.student.losses.items() if weight}
+        stage.losses.update({"identity": 1.0, "logits": 1.0, **distillation})
+        config.method = "mutual"
+        config.stages = ("pair", "evaluation", "export", "report")
+        config.encoders = {"rgb": "pair", "depth": "pair"}
+        config.training = {"pair": stage}
+    return config

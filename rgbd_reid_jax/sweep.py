@@ -1,0 +1,145 @@
+"""Compares methods over seeds.
+
+    python -m rgbd_reid_jax.sweep --sweep=configs/sweeps/benchmark.py --workdir=runs/sweep --output=docs
+
+Trains and evaluates every method of a sweep file on every pair of seeds, one row of `results_rows.jsonl` for each, and
+makes tables and a figure of the rows (docs/sweep.md). What has a row is not run again.
+
+Exit status: 0, 2 for input that cannot be used or where a run failed (one line each says what), 130 when interrupted.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.errors import InputError, Interrupted, disk_full
+from rgbd_reid_jax.core.progress import say
+
+if TYPE_CHECKING:
+    from rgbd_reid_jax.sweeps.plan import Sweep
+    from rgbd_reid_jax.sweeps.run import Outcome
+    from rgbd_reid_jax.sweeps.statistics import Rows
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are one line as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return _run(_options(arguments))
+    except InputError as error:
+        return _complain(f"error: {error}", 2)
+    except Interrupted as stop:
+        return _complain(str(stop), 130)
+    except KeyboardInterrupt:
+        return _complain("interrupted; rows of finished runs are kept, run the same command to go on", 130)
+    except OSError as error:
+        where = disk_full(error)
+        if where is None:
+            raise
+        return _complain(f"error: the disk is full{where}; free space and run the same command again", 2)
+
+
+def _complain(text: str, status: int) -> int:
+    print(text, file=sys.stderr, flush=True)
+    return status
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        InputError: a flag is missing, unknown, or has a value that it cannot take.
+    """
+    parser = _Parser(
+        "python -m rgbd_reid_jax.sweep", description="Compares methods over seeds; docs/sweep.md.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--sweep", metavar="FILE[:ARGUMENT]", help="defines get_sweep(): methods, runs, directions")
+    add("--workdir", metavar="DIR", help="where the runs' workdirs and logs lie: DIR/METHOD/RUN, DIR/METHOD/RUN.log")
+    add("--output", metavar="DIR", help="where rows, results.json, results.md and images/ lie")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each on its share of the CPUs (default 1)")
+    add("--only", default="", metavar="METHOD,...", help="run these methods alone; the tables have all")
+    add("--list", action="store_true", help="tell what is done and what is to do, and run nothing")
+    add("--table", action="store_true", help="write tables and figure from the rows, and run nothing")
+    options = parser.parse_args(arguments)
+    for flag in ("sweep", "output", "workdir"):
+        if not getattr(options, flag) and not (flag == "workdir" and (options.list or options.table)):
+            raise InputError(f"--{flag} is missing; --help lists the flags")
+    if "," in (options.workdir or ""):
+        raise InputError(f"--workdir={options.workdir} holds a comma, which parts the folders of --reuse; give another")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Lists, makes tables, or runs what is still to be run."""
+    import jax  # mistakes on the command line need not wait for it
+
+    from rgbd_reid_jax.sweeps import plan, rows, run, tables
+
+    jax.config.update("jax_platforms", "cpu")  # configurations are only read here: accelerators belong to the runs
+    sweep, output = plan.read_sweep(options.sweep), pathlib.Path(options.output)
+    tasks = plan.tasks_of(sweep, [name for name in options.only.split(",") if name])
+    run.shares(options.jobs)
+    tables.check_page(output, sweep)
+    done, stale = rows.rows_of(sweep, rows.read_rows(output))
+    if stale:
+        say("sweep", f"{stale} of this sweep's rows in {output / rows.FILE} are of other settings and are left out")
+    pending = [task for task in tasks if (task.method.name, task.run) not in done]
+    if options.list:
+        for task in tasks:
+            print(f"{'to do' if task in pending else 'done':5}  {task.label}")
+        print(f"{len(pending)} of {len(tasks)} runs are to do")
+        return 0
+    if options.table:
+        if not done:
+            raise InputError(f"{output / rows.FILE} has no rows of sweep {sweep.name!r}; run it first")
+        _write(sweep, output, done)
+        return 0
+    base = pathlib.Path(options.workdir)
+    run.check_workdirs(pending, base)
+
+    def finished(task: plan.Task) -> None:
+        rows.add_row(output, rows.row_of(sweep, task, task.workdir(base), options.jobs))
+        _write(sweep, output, rows.rows_of(sweep, rows.read_rows(output))[0])
+
+    say("sweep", f"{len(pending)} of {len(tasks)} runs are to do")
+    outcome = run.run_tasks(pending, base, finished, jobs=options.jobs)
+    if not pending and done:
+        _write(sweep, output, done)
+    return _verdict(outcome)
+
+
+def _write(sweep: "Sweep", output: pathlib.Path, done: "Rows") -> None:
+    """Tables and figure of the rows that are there."""
+    from rgbd_reid_jax.sweeps import figure, rows, tables
+
+    with rows.locked(output):
+        tables.write_tables(output, sweep, done)
+        if sweep.cross:
+            files.write_bytes(output / tables.IMAGES / sweep.figure, figure.draw(sweep, done))
+
+
+def _verdict(outcome: "Outcome") -> int:
+    """Names what failed and what was skipped; the exit status."""
+    if not outcome.failed:
+        return 0
+    count = len(outcome.failed)
+    text = f"{count} run{'s' * (count != 1)} failed ({', '.join(outcome.failed)})"
+    if outcome.skipped:
+        text += f"; skipped for want of them: {', '.join(outcome.skipped)}"
+    return _complain(f"error: {text}; mend what they say and run the same command again", 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
