@@ -6,7 +6,9 @@ ICCV 2021, doi:10.1109/ICCV48922.2021.01331) and random erasing.
 
     python -m rgbd_reid_jax.main --config=configs/agw.py --workdir=runs/agw
 
-Deviation: no non-local attention blocks; optimizer, network and number of images are those of configs/one_stream.py.
+Deviation: no non-local attention blocks; optimizer, network and number of images are those of configs/one_stream.py,
+which has GeM, BNNeck and the weighted triplet loss too on the embedded dataset. There it differs by the two streams, by
+rows whose images are of different instants and cameras, and by channel exchange.
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
 Wall time: 6 minutes.

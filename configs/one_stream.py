@@ -1,7 +1,8 @@
 """One-stream baseline: one network for both modalities, trained on identities.
 
-The baseline of arXiv:1810.11641: RGB and depth images mixed in each batch, cross-entropy. Data, network, optimizer,
-augmentation and the number of images that are trained on (teacher's plus student's) are those of configs/distill.py.
+The baseline of arXiv:1810.11641: RGB and depth images mixed in each batch, with the losses of configs/distill.py's
+teacher. Data, network, optimizer, augmentation and the number of images trained on (teacher's plus student's) are those
+of that configuration too.
 
     python -m rgbd_reid_jax.main --config=configs/one_stream.py --workdir=runs/one_stream
 

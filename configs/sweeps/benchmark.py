@@ -37,7 +37,7 @@ def methods(data: str) -> list[dict[str, Any]]:
         _method("attention_self", f"attention.py:{data},self", distilled, "control: each gates itself"),
         _method("attention_middle", f"attention.py:{data},middle", distilled, "gates on maps, re-ranks the nearest"),
         _method("zero_padding", f"zero_padding.py:{data}", (), "one network, channels apart, grey"),
-        _method("distill_from_depth_grey", f"distill.py:{data},grey", (), "grey control"),
+        _method("distill_from_depth_grey", f"distill.py:{data},grey", distilled, "grey control"),
         _method("one_stream_grey", f"one_stream.py:{data},grey", (), "grey control"),
         _method("two_stream_grey", f"two_stream.py:{data},grey", (), "grey control"),
         _method("agw_grey", f"agw.py:{data},grey", (), "grey control"),

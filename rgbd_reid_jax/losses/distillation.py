@@ -92,6 +92,34 @@ def contrastive(
     return 0.5 * (forward + backward)
 
 
+def bank_similarity(
+    student: jax.Array, target: jax.Array, bank: jax.Array, *, temperature: float = 0.1
+) -> jax.Array:
+    """The student ranks a bank of teacher's embeddings as the teacher does.
+
+        mean over i of KL(softmax over j of cos(target_i, bank_j) / T | softmax over j of cos(student_i, bank_j) / T)
+
+    As SEED (Fang et al., arXiv:2101.04731) with a queue: what retrieval needs is not where an embedding lies, but which
+    gallery items lie near it.
+    Deviation: the bank holds all training targets, not a queue of recent ones, and both sides have one temperature.
+
+    Args:
+        student: float [B, D].
+        target: float [B, D].
+        bank: float [N, D].
+        temperature: T > 0.
+
+    Returns:
+        float32 scalar, nats.
+    """
+    known = _unit(bank).T
+    log_student, log_target = (
+        jax.nn.log_softmax(jnp.matmul(_unit(one), known, precision=EXACT) / temperature, axis=1)
+        for one in (student, target)
+    )
+    return jnp.mean(jnp.sum(jnp.exp(log_target) * (log_target - log_student), axis=1))
+
+
 DISTILLATION_LOSSES: Mapping[str, DistillationLoss] = {
     "sum_squared": sum_squared,
     "mean_squared": mean_squared,

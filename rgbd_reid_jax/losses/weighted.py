@@ -3,7 +3,7 @@
     loss = sum over the names of weight * LOSS(name)
 
 Names, by what they look at (`Views`): rows with their identities ("identity" and `METRIC_LOSSES`); two embeddings of
-the same instant (`DISTILLATION_LOSSES`, "logits"); the matrix of distances between both modalities (`PAIR_LOSSES`).
+the same instant (`DISTILLATION_LOSSES`, "logits"), and all of the teacher's ("bank_similarity"); the matrix of distances between both modalities (`PAIR_LOSSES`).
 """
 
 import dataclasses
@@ -13,19 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, logits_divergence, mean_cosine
+from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, bank_similarity, logits_divergence, mean_cosine
 from rgbd_reid_jax.losses.gated import PAIR_LOSSES
 from rgbd_reid_jax.losses.identity import accuracy, identity_loss
 from rgbd_reid_jax.losses.metric import METRIC_LOSSES, NEED_BOTH_MODALITIES
 from rgbd_reid_jax.losses.pairs import Figures
 
-IDENTITY, LOGITS = "identity", "logits"
+IDENTITY, LOGITS, BANK = "identity", "logits", "bank_similarity"
 TWIN_LOSSES = (*DISTILLATION_LOSSES, LOGITS)
-LOSSES = (IDENTITY, *METRIC_LOSSES, *TWIN_LOSSES, *PAIR_LOSSES)
+LOSSES = (IDENTITY, *METRIC_LOSSES, *TWIN_LOSSES, BANK, *PAIR_LOSSES)
 NEED_CLASSIFIER = (IDENTITY, LOGITS)
 ONE_MODALITY = (IDENTITY, *(name for name in METRIC_LOSSES if name not in NEED_BOTH_MODALITIES))
 TWO_MODALITIES = (IDENTITY, *METRIC_LOSSES)
-WITH_TWIN = (*TWO_MODALITIES, *TWIN_LOSSES)
+WITH_TEACHER = (*TWO_MODALITIES, *TWIN_LOSSES, BANK)
+WITH_PAIRS = (*TWO_MODALITIES, *TWIN_LOSSES, *PAIR_LOSSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LossOptions:
         margin: of the triplet losses that have one, in units of distance (the paper's triplet teacher: 0.5).
         circle_margin: m of the circle loss.
         circle_scale: its scale.
-        temperature: of "contrastive" and "pair_softmax".
+        temperature: of "contrastive", "bank_similarity" and "pair_softmax".
         logits_temperature: of "logits".
     """
 
@@ -62,6 +63,7 @@ class Views:
         twin_logits: float32 [B, C] twice, of the same.
         symmetric: both of the twins learn, so that "logits" goes both ways.
         squared: float32 [B, B], squared distances between the RGB and the depth rows.
+        bank: float32 [N, D], the teacher's embeddings of all training frames.
     """
 
     identity: jax.Array
@@ -72,6 +74,7 @@ class Views:
     twin_logits: tuple[jax.Array, jax.Array] | None = None
     symmetric: bool = False
     squared: jax.Array | None = None
+    bank: jax.Array | None = None
 
     def classified(self) -> tuple[jax.Array, jax.Array]:
         """The logits and the identities of their rows."""
@@ -129,6 +132,9 @@ def _loss(name: str, options: LossOptions, views: Views) -> tuple[jax.Array, Fig
     if name in DISTILLATION_LOSSES:
         assert views.twins is not None, "settings check it"
         return DISTILLATION_LOSSES[name](*views.twins, views.identity, **_keywords(name, options)), {}
+    if name == BANK:
+        assert views.twins is not None, "settings check it"
+        return bank_similarity(*views.twins, views.bank, **_keywords(name, options)), {}
     assert name == LOGITS, "settings check names"
     assert views.twin_logits is not None, "settings check it"
     own, other = views.twin_logits
@@ -144,6 +150,6 @@ def _keywords(name: str, options: LossOptions) -> dict[str, Any]:
         return {"margin": options.margin}
     if name.endswith("circle"):
         return {"margin": options.circle_margin, "scale": options.circle_scale}
-    if name in ("contrastive", "pair_softmax"):
+    if name in ("contrastive", BANK, "pair_softmax"):
         return {"temperature": options.temperature}
     return {}

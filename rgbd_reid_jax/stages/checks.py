@@ -11,12 +11,14 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES, other
 from rgbd_reid_jax.data.dataset import dataset_config
 from rgbd_reid_jax.losses.weighted import (
+    BANK,
     LOSSES,
     NEED_CLASSIFIER,
     ONE_MODALITY,
     TWIN_LOSSES,
     TWO_MODALITIES,
-    WITH_TWIN,
+    WITH_PAIRS,
+    WITH_TEACHER,
     used,
 )
 from rgbd_reid_jax.stages.ranges import check_choice, check_ranges
@@ -25,7 +27,7 @@ from rgbd_reid_jax.training.freeze import partition
 from rgbd_reid_jax.training.optimizer import make_optimizer
 
 _FIGURES = ("mAP", "rank1", "rank5", "rank10")
-_LOSSES = {"teacher": ONE_MODALITY, "student": WITH_TWIN, "baseline": TWO_MODALITIES, "pair": LOSSES}
+_LOSSES = {"teacher": ONE_MODALITY, "student": WITH_TEACHER, "baseline": TWO_MODALITIES, "pair": WITH_PAIRS}
 _ONE_CLASS = 1  # a classifier's size does not matter to what is checked
 
 
@@ -96,9 +98,13 @@ def _check_encoders(settings: Settings) -> None:
             f"config.encoders.{modality}={stage!r}, which sees {settings.training[stage].modality}; say "
             + " ".join(f"--config.encoders.{name}={mend}" for name, mend in mends.items())
         )
-    if settings.evaluation.multi_frame and any(
-        settings.gate(stage).kind == "middle" for stage in settings.encoders.values()
-    ):
+    in_the_middle = [settings.gate(stage).kind == "middle" for stage in settings.encoders.values()]
+    if any(in_the_middle) and not all(in_the_middle):
+        raise InputError(
+            "config.encoders: a gate in the middle is for both networks of stage pair; "
+            "say --config.encoders.rgb=pair --config.encoders.depth=pair"
+        )
+    if settings.evaluation.multi_frame and any(in_the_middle):
         raise InputError(
             "config.evaluation.multi_frame=True: a gate in the middle compares single frames, not recordings; "
             "say --config.evaluation.multi_frame=False or choose another training.pair.gate.kind"
@@ -169,6 +175,11 @@ def _check_losses(settings: Settings, name: str) -> None:
         raise InputError(
             f"config.training.pair.losses.{twins[0]} compares both images of one instant, which "
             "sampling.name='pk_cross_modal' does not give; choose pk or pk_cross_camera"
+        )
+    if BANK in wanted and stage.target != "cached":
+        raise InputError(
+            f"config.training.{name}.losses.{BANK} looks at the cached targets of all frames; "
+            f"say --config.training.{name}.target=cached"
         )
     teacher = settings.training.get("teacher")
     if name == "student" and teacher and needs_classifier(stage) and not needs_classifier(teacher):

@@ -130,6 +130,10 @@ def _determining(config: Mapping[str, Any], stages: Sequence[str]) -> dict[str, 
     found = {name: value for name, value in config.items() if name not in _LATER}
     found["evaluation"] = {name: value for name, value in config["evaluation"].items() if name not in _EMBEDDING}
     found["training"] = {name: config["training"].get(name) for name in stages}
+    seen = {one.get("modality") for one in found["training"].values() if one}
+    if len(seen) == 1:  # how the other modality would enter is no matter
+        unseen = {"depth": "colour", "rgb": "depth_representation"}.get(seen.pop())
+        found["input"] = {name: value for name, value in config["input"].items() if name != unseen}
     return found
 
 

@@ -15,7 +15,7 @@ from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.frames import IMAGES, Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
-from rgbd_reid_jax.losses.weighted import LOGITS, used
+from rgbd_reid_jax.losses.weighted import BANK, LOGITS, used
 from rgbd_reid_jax.metrics.ranking import as_results
 from rgbd_reid_jax.stages.checks import needs_classifier
 from rgbd_reid_jax.stages.galleries import check_validation
@@ -81,8 +81,12 @@ def run_student(job: Job) -> int | None:
         columns["target"] = embedder(*weights, frames, "student targets")["embedding"]
     else:
         images = IMAGES
-    online = stage.target != "cached" or LOGITS in used(stage.losses)
-    given = replicate(teacher, job.mesh, "teacher's weights") if online else None
+    beside: dict[str, Any] = {}
+    if stage.target != "cached" or LOGITS in used(stage.losses):
+        beside["teacher"] = teacher
+    if BANK in used(stage.losses):
+        beside["bank"] = columns["target"]
+    given = replicate(beside, job.mesh, "what the teacher knows")
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         params, batch_stats = teacher
@@ -163,6 +167,7 @@ def _run(
     """
     stage: TrainingSettings = job.settings.training[name]
     _check_above(job, name)
+    validate = _Validation(job, name)  # first, as it refuses protocols that suit none of the data
     placed = frames.placed(images, job.mesh)
     batches = iter(
         training_batches(
@@ -191,7 +196,6 @@ def _run(
     count = stage.batch_size * (len(MODALITIES) if stage.modality == BOTH else 1)
     plan = Plan(name, stage.steps, count, stage.log_every, stage.evaluate_every, stage.score, stage.patience)
     schedule = make_schedule(stage.optimizer, stage.steps)
-    validate = _Validation(job, name)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
         train(plan, state, objective(running), optimizer, schedule, batches, *tools, placed, given)

@@ -22,7 +22,7 @@ from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input, train_input
 from rgbd_reid_jax.losses.gated import gated_squared
 from rgbd_reid_jax.losses.pairs import l2_normalise
-from rgbd_reid_jax.losses.weighted import LOGITS, LossOptions, Views, used, weighted_loss
+from rgbd_reid_jax.losses.weighted import BANK, LOGITS, LossOptions, Views, used, weighted_loss
 from rgbd_reid_jax.models.network import Model, Output
 from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.training.hard_pairs import hardest
@@ -89,14 +89,15 @@ def distillation_objective(
         options: of the losses.
         target: the teacher's embedding: "cached", the column `target` float32 [B, D] of the batch; "online", computed
             in the step from the plain image; "same_view", from the image in the student's crop and mirroring. The last
-            two need the teacher's images in the batch and (params, batch_stats) as `given`, as the loss "logits" does.
+            two need the teacher's images in the batch and `given["teacher"]`, its (params, batch_stats), as the loss
+            "logits" does. The loss "bank_similarity" needs `given["bank"]`, float32 [N, D].
         running: batch-norm layers that keep their running statistics.
 
     Returns:
         An objective whose batch holds the images and `identity` int32 [B].
     """
 
-    def teach(batch: Batch, key: jax.Array, given: tuple[Any, Any]) -> jax.Array:
+    def teach(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> jax.Array:
         if target == "cached":
             return batch["target"]
         seen = other(modality)
@@ -104,7 +105,7 @@ def distillation_objective(
             images = plain_input(spec, seen, batch)
         else:
             images = train_input(spec, seen, batch, key, augmentation)
-        return jax.lax.stop_gradient(model.embed(*given, images, seen))
+        return jax.lax.stop_gradient(model.embed(*given["teacher"], images, seen))
 
     def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
         augment_key, dropout_key = jax.random.split(key)
@@ -114,7 +115,7 @@ def distillation_objective(
         sides = {modality: output.embedding, other(modality): taught}
         logits = None
         if LOGITS in used(losses):
-            logits = output.logits, model.classify(given[0], taught)
+            logits = output.logits, model.classify(given["teacher"][0], taught)
         views = Views(
             batch["identity"],
             feature=in_turn(sides["rgb"], sides["depth"]),
@@ -122,6 +123,7 @@ def distillation_objective(
             both=True,
             twins=(output.dropped, taught),
             twin_logits=logits,
+            bank=given["bank"] if BANK in used(losses) else None,
         )
         loss, figures = weighted_loss(losses, options, views)
         return loss, (new_stats, figures)

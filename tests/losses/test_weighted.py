@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.losses import weighted
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, contrastive, logits_divergence, mean_cosine
+from rgbd_reid_jax.losses.distillation import (
+    DISTILLATION_LOSSES,
+    bank_similarity,
+    contrastive,
+    logits_divergence,
+    mean_cosine,
+)
 from rgbd_reid_jax.losses.gated import PAIR_LOSSES, pair_softmax, pair_triplet
 from rgbd_reid_jax.losses.identity import accuracy, identity_loss
 from rgbd_reid_jax.losses.metric import METRIC_LOSSES
@@ -35,6 +41,7 @@ def views():
         twins=(rows(6, 5), rows(6, 5)),
         twin_logits=(rows(6, 3), rows(6, 3)),
         squared=rows(6, 6) ** 2,
+        bank=rows(20, 5),
     )
 
 
@@ -49,6 +56,8 @@ def alone(name, views):
         return identity_loss(views.logits, jnp.asarray(_IN_TURN[0]), 0.1)
     if name == "logits":
         return logits_divergence(*views.twin_logits, 2.0)
+    if name == "bank_similarity":
+        return bank_similarity(*views.twins, views.bank, temperature=0.5)
     if name in PAIR_LOSSES:
         options = {"pair_triplet": {"margin": 0.7}, "pair_softmax": {"temperature": 0.5}}[name]
         return PAIR_LOSSES[name](views.squared, views.identity, **options)[0]
@@ -118,6 +127,7 @@ def test_losses_of_weight_0_are_not_computed(views):
         ("circle", "circle_margin", 0.6),
         ("cross_modal_circle", "circle_scale", 4.0),
         ("contrastive", "temperature", 2.0),
+        ("bank_similarity", "temperature", 2.0),
         ("pair_softmax", "temperature", 2.0),
         ("logits", "logits_temperature", 9.0),
     ],
@@ -132,7 +142,7 @@ def test_an_option_changes_its_losses_alone(views, every, name, option, changed)
         "margin": {"triplet", "cross_modal_triplet", "hetero_centre_triplet", "pair_triplet"},
         "circle_margin": {"circle", "cross_modal_circle"},
         "circle_scale": {"circle", "cross_modal_circle"},
-        "temperature": {"contrastive", "pair_softmax"},
+        "temperature": {"contrastive", "bank_similarity", "pair_softmax"},
         "logits_temperature": {"logits"},
     }
     assert differs <= sharing[option]

@@ -76,6 +76,28 @@ def other(tmp_path):
         yield workdir
 
 
+def one_modality(modality: str, **values: Any) -> dict[str, Any]:
+    """CONFIG whose teacher sees `modality`, with both ways of input spelled out, and further values."""
+    size = {"height": 64, "colour": "rgb", "depth_representation": "relative"}
+    return changed(training__teacher={"steps": 8, "modality": modality}, input=size | values)
+
+
+@pytest.mark.parametrize(
+    ("modality", "unseen", "seen"),
+    [
+        ("depth", {"colour": "grey"}, {"depth_representation": "metric"}),
+        ("rgb", {"depth_representation": "metric"}, {"colour": "grey"}),
+    ],
+)
+def test_how_a_modality_enters_that_a_stage_never_sees_is_no_matter(tmp_path, modality, unseen, seen):
+    with begin(tmp_path / "a", one_modality(modality)) as there:
+        finish(there, "teacher")
+        for name, values, taken in (("b", unseen, True), ("c", seen, False)):
+            with begin(tmp_path / name, one_modality(modality, **values)) as here:
+                reuse.take_stages(here, ["teacher"], [there.path])
+                assert here.finished("teacher") == taken
+
+
 def lines(workdir: Workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir.path / "metrics.jsonl").read_text().splitlines()]
 

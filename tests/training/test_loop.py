@@ -37,13 +37,22 @@ class Runner:
         self.objective, self.params, self.batch_stats, self.batches = objective, params, batch_stats, batches
         self.mesh, self.placed = mesh, placed
 
-    def __call__(self, folder, plan=_PLAN, evaluate=lambda *_: {"eval/score": 0.5}, optimizer=None, schedule=None):
+    def __call__(
+        self,
+        folder,
+        plan=_PLAN,
+        evaluate=lambda *_: {"eval/score": 0.5},
+        optimizer=None,
+        schedule=None,
+        given=None,
+    ):
         optimizer = optimizer or make_optimizer(_SPEC, plan.steps)
         state = create_state(jax.random.key(1), self.params, {}, self.batch_stats, optimizer)
         schedule = schedule or make_schedule(_SPEC, plan.steps)
         arguments = (plan, state, self.objective, optimizer, schedule, self.batches, evaluate)
         with Checkpoints(folder / "checkpoints") as checkpoints:
-            return jax.device_get(loop.train(*arguments, checkpoints, Record(folder), self.mesh, self.placed))
+            tools = (checkpoints, Record(folder), self.mesh, self.placed, given)
+            return jax.device_get(loop.train(*arguments, *tools))
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +317,77 @@ def test_the_score_selects_the_checkpoint(counter, tmp_path):
     assert steps(tmp_path) == [4, 8]
     counter(tmp_path / "last", dataclasses.replace(plan, score=""), evaluate, optax.sgd(1.0))
     assert steps(tmp_path / "last") == [8]
+
+
+def scored(scores, seen):
+    """A validation that gives the score of each step, and notes which steps it saw."""
+
+    def evaluate(params, _):
+        seen.append(int(params["w"]))
+        return {"eval/score": scores[seen[-1]]}
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "last"),
+    [
+        ((0.1, 0.5, 0.4, 0.5, 0.3, 0.9), 0, 12),
+        ((0.1, 0.5, 0.4, 0.5, 0.3, 0.9), 1, 6),
+        ((0.1, 0.5, 0.4, 0.5, 0.3, 0.9), 3, 10),  # as good as the best one is no better
+        ((0.1, 0.5, 0.4, 0.5, 0.3, 0.9), 4, 12),
+        ((0.5, 0.6, 0.7, 0.8, 0.9, 1.0), 1, 12),
+        ((0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 2, 6),
+    ],
+)
+def test_patience_ends_a_stage_after_validations_without_a_better_score(counter, tmp_path, capsys, scores, patience, last):
+    plan = dataclasses.replace(_PLAN, steps=12, evaluate_every=2, log_every=1, patience=patience)
+    scores = dict(zip(range(2, 14, 2), scores, strict=True))
+    seen = []
+    state = counter(tmp_path, plan, scored(scores, seen), optax.sgd(1.0))
+    assert float(state.trainable["w"]) == int(state.step) == last
+    assert seen == list(range(2, last + 1, 2))
+    best = max(seen, key=lambda step: (scores[step], -step))
+    assert steps(tmp_path) == sorted({best, last})
+    said = f"[teacher] ends early at step {last}: no better eval/score since step {best}"
+    assert (said in capsys.readouterr().out) == (last < 12)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 8])
+def test_a_resumed_run_has_the_patience_that_was_left(counter, tmp_path, stop):
+    """Stopped between validations, in the best one, and after the last one."""
+    plan = dataclasses.replace(_PLAN, steps=20, evaluate_every=2, log_every=1, patience=2)
+    scores = {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.3, **dict.fromkeys(range(10, 22, 2), 1.0)}
+    seen = []
+
+    def stop_at(step):
+        if step == stop - 1 and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    stopped = []
+    with pytest.raises(Interrupted, match=f"after step {stop}/20"):
+        counter(tmp_path, plan, scored(scores, seen), optax.sgd(1.0), stop_at)
+    for _ in range(2):  # a run that is over stays over
+        state = counter(tmp_path, plan, scored(scores, seen), optax.sgd(1.0), stop_at)
+        assert int(state.step) == 8
+    assert seen == [2, 4, 6, 8]
+    assert steps(tmp_path) == [4, 8]
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 9))
+
+
+def test_what_is_given_reaches_the_objective_and_stays(counter, tmp_path):
+    def towards(params, batch_stats, batch, key, given):
+        return -params["w"] * given["slope"][0], (batch_stats, {"slope": given["slope"][0]})
+
+    runner = Runner(towards, counter.params, {}, counter.batches, counter.mesh)
+    given = {"slope": jnp.asarray([0.25, 7.0])}
+    plan = dataclasses.replace(_PLAN, score="", log_every=3)
+    state = runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0), optax.constant_schedule(1.0), given)
+    assert float(state.trainable["w"]) == 6 * 0.25
+    assert {line["slope"] for line in lines(tmp_path) if "loss" in line} == {0.25}
+    np.testing.assert_array_equal(given["slope"], [0.25, 7.0])  # not donated
 
 
 def broken_from(step, broken):

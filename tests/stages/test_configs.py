@@ -1,0 +1,140 @@
+"""Every configuration trains and is evaluated: two steps of a tiny network, from the command to the results."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.data.inputs import plain_input, train_input
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
+from rgbd_reid_jax.stages import job
+from rgbd_reid_jax.stages.checks import read_settings
+from rgbd_reid_jax.stages.table import STAGES
+from rgbd_reid_jax.training import objectives
+
+CONFIGS = {path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")}
+TINY = {
+    "dataset.config": "tiny",
+    "input.height": 16,
+    "input.width": 16,
+    "model.backbone": "tiny",
+    "model.embedding_dim": 8,
+    "evaluation.splits": ("test",),
+}
+STAGE = {
+    "steps": 2,
+    "batch_size": 8,
+    "log_every": 1,
+    "evaluate_every": 2,
+    "sampling.people": 4,
+    "sampling.frames": 2,
+}
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model, tiny_data_dir, mesh_of, monkeypatch):
+    """Runs the training and evaluation stages of a configuration on one device; gives the workdir.
+
+    Images are not augmented: that takes the larger part of what there is to compile, and is looked at below.
+    """
+    monkeypatch.setattr(job, "make_mesh", lambda: mesh_of(1))
+    monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
+
+    def start(argument: str, workdir: pathlib.Path, *more: str) -> pathlib.Path:
+        stages = [stage for stage in cli._load(f"configs/{argument}").stages if stage not in ("export", "report")]
+        changes = TINY | {
+            f"training.{stage}.{name}": value for stage in stages[:-1] for name, value in STAGE.items()
+        }
+        if "middle" in argument:
+            changes["training.pair.gate.after"] = 1  # the tiny network has two stages
+        arguments = [f"--config.{name}={value}" for name, value in changes.items()]
+        places = [f"--config.dataset.data_dir={tiny_data_dir}", f"--workdir={workdir}", f"--stages={','.join(stages)}"]
+        assert cli.run(["main", f"--config=configs/{argument}", *arguments, *places, *more]) == 0
+        assert all((workdir / "stages" / f"{stage}.json").exists() for stage in stages)
+        return workdir
+
+    return start
+
+
+def check(workdir: pathlib.Path, method: str, gate: str) -> None:
+    """The results are whole."""
+    results = json.loads((workdir / "results.json").read_text())
+    assert (results["schema"], results["method"], results["gate"]) == (1, method, gate)
+    for name in ("results", "intervals", "chance", "queries"):
+        assert set(results[name]) == set(DIRECTIONS)
+    for scores in results["results"].values():
+        assert set(scores) == {"mAP", "rank1", "rank5", "rank10", "mAP_trapezoid", "mINP"}
+        assert all(0.0 <= score <= 1.0 for score in scores.values())
+    assert all(count["num_query"] > 0 for count in results["queries"].values())
+    assert ("without_gate" in results) == (gate == "middle")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    trained = [line["stage"] for line in lines if line["step"] == 2 and "loss" in line]
+    assert len(trained) == len(set(trained)) == len(list((workdir / "checkpoints").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where distilled encoders are kept for the configurations that go on from them."""
+    return tmp_path_factory.mktemp("distilled") / "run"
+
+
+@pytest.fixture
+def distilled(run, kept):
+    """The workdir of a distilled pair, trained once."""
+    return run("distill.py", kept)
+
+
+def test_distillation(distilled):
+    check(distilled, "distillation", "none")
+
+
+@pytest.mark.parametrize("gate", ["none", "self", "pairwise", "middle"])
+def test_attention_on_distilled_encoders(run, distilled, tmp_path, gate):
+    workdir = run(f"attention.py:synthetic_rgbd,{gate}", tmp_path / "run", f"--reuse={distilled}")
+    marks = {path.stem: json.loads(path.read_text()) for path in (workdir / "stages").iterdir()}
+    assert {stage for stage, mark in marks.items() if "reused_from" in mark} == {"teacher", "student"}
+    check(workdir, f"attention_{gate}", gate)
+
+
+@pytest.mark.parametrize(
+    ("argument", "method"),
+    [
+        ("distill.py:synthetic_rgbd,rgb_teacher,grey", "distillation"),
+        ("one_stream.py:synthetic_rgbd,grey", "one_stream"),
+        ("two_stream.py", "two_stream"),
+        ("zero_padding.py", "zero_padding"),
+        ("agw.py", "agw"),
+        ("mutual.py", "mutual"),
+    ],
+)
+def test_methods_from_the_start(run, tmp_path, argument, method):
+    check(run(argument, tmp_path / "run"), method, "none")
+
+
+def test_every_configuration_has_a_test():
+    assert CONFIGS == {"distill", "attention", "one_stream", "two_stream", "zero_padding", "agw", "mutual"}
+
+
+@pytest.mark.parametrize("argument", ["synthetic_rgbd", "synthetic_rgbd,rgb_teacher,grey", "biwi", "tvrid"])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_augmentation_gives_inputs(name, argument):
+    """For the images of each stage's modalities; nothing is computed."""
+    settings: Any = read_settings(cli._load(f"configs/{name}.py:{argument}").to_dict(), tuple(STAGES))
+    spec = settings.input
+    height, width = spec.height, spec.width
+    batch = {
+        image: jax.ShapeDtypeStruct((4, height, width, channels), np.dtype(dtype))
+        for image, channels, dtype in (("rgb", 3, "uint8"), ("depth", 1, "uint16"), ("mask", 1, "uint8"))
+    }
+    for stage in settings.training.values():
+        for modality in ("rgb", "depth") if stage.modality == "both" else (stage.modality,):
+
+            def augmented(batch, key, modality=modality, augmentation=stage.augmentation):
+                return train_input(spec, modality, batch, key, augmentation)
+
+            found = jax.eval_shape(augmented, batch, jax.random.key(0))
+            assert (found.shape, found.dtype) == ((4, height, width, 3), np.dtype("float32"))

@@ -1,0 +1,150 @@
+"""Every method learns one batch; in half precision it stays finite; devices change nothing but rounding."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rgbd_reid_jax.core.mesh import replicated, shard_batch
+from rgbd_reid_jax.data.augment import Augmentation
+from rgbd_reid_jax.data.inputs import InputSpec, plain_input
+from rgbd_reid_jax.losses.weighted import LossOptions
+from rgbd_reid_jax.models.pair import GateSpec, Pair
+from rgbd_reid_jax.training import objectives
+from rgbd_reid_jax.training.loop import make_step
+from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
+from rgbd_reid_jax.training.state import create_state
+
+_SPEC = InputSpec(16, 8, "relative")
+_OPTIONS = LossOptions()
+_MUTUAL = {"identity": 1.0, "logits": 1.0, "contrastive": 1.0}
+
+
+class Problems:
+    """Objectives by method, on the tiny network: (objective, parameters, batch statistics, batch)."""
+
+    def __init__(self, model, rows):
+        self.model, self.rows = model, rows
+
+    def batch(self, spec=_SPEC):
+        """The rows, with a target for each person, and the plain inputs."""
+        inputs = {f"{name} input": np.asarray(plain_input(spec, name, self.rows)) for name in ("rgb", "depth")}
+        return self.rows | {"target": np.tile(np.eye(4, dtype=np.float32), (1, 2))[self.rows["identity"]]} | inputs
+
+    def identity(self, modality, losses, *, zero_padding=False, **changes):
+        """A teacher or a baseline."""
+        model = dataclasses.replace(self.model, **changes)
+        spec = dataclasses.replace(_SPEC, zero_padding=zero_padding)
+        objective = objectives.identity_objective(model, spec, modality, Augmentation(), losses, _OPTIONS)
+        return objective, *model.init(jax.random.key(0), 16, 8), self.batch(spec)
+
+    def student(self, losses):
+        objective = objectives.distillation_objective(self.model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS)
+        return objective, *self.model.init(jax.random.key(0), 16, 8), self.batch()
+
+    def pair(self, kind, losses, **changes):
+        model = dataclasses.replace(self.model.without_classifier(), **changes)
+        pair = Pair(model, GateSpec(kind, rank=2, after=1), 4 if "identity" in losses else None)
+        objective = objectives.pair_objective(pair, _SPEC, Augmentation(), losses, _OPTIONS, normalise=True)
+        encoders = {name: model.init(jax.random.key(index), 16, 8) for index, name in enumerate(("rgb", "depth"))}
+        return objective, *pair.init(encoders, jax.random.key(2)), self.batch()
+
+
+@pytest.fixture
+def problems(tiny_model, rows, monkeypatch):
+    """The problems, on plain inputs: crops and the like, half of what there is to compile, have tests of their own."""
+
+    def prepared(spec, modality, batch, key, augmentation):
+        return batch[f"{modality} input"]
+
+    monkeypatch.setattr(objectives, "train_input", prepared)
+    return Problems(tiny_model, rows)
+
+
+METHODS = {
+    "teacher by identities": lambda make: make.identity("rgb", {"identity": 1.0}),
+    "teacher by triplets": lambda make: make.identity("depth", {"triplet": 1.0}, neck="triplet", num_identities=None),
+    "teacher by both": lambda make: make.identity("depth", {"identity": 1.0, "triplet": 1.0}),
+    "one stream": lambda make: make.identity("both", {"identity": 1.0}),
+    "two streams": lambda make: make.identity("both", {"identity": 1.0}, own_parts=1),
+    "zero padding": lambda make: make.identity("both", {"identity": 1.0}, zero_padding=True),
+    "AGW": lambda make: make.identity(
+        "both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1, neck="bnneck", pool="gem"
+    ),
+    "student": lambda make: make.student({"contrastive": 1.0, "identity": 1.0}),
+    **{
+        f"attention {kind}": lambda make, kind=kind: make.pair(kind, {"pair_softmax": 1.0})
+        for kind in ("none", "self", "pairwise", "middle")
+    },
+    "mutual": lambda make: make.pair("none", _MUTUAL),
+}
+
+
+def state_of(params, batch_stats, optimizer) -> Any:
+    return create_state(jax.random.key(5), params, {}, batch_stats, optimizer)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_batch_is_learnt(problems, name):
+    objective, params, batch_stats, batch = METHODS[name](problems)
+    optimizer = make_optimizer(OptimizerSpec("adamw", learning_rate=0.03, weight_decay=0.0), 40)
+    state = state_of(params, batch_stats, optimizer)
+    step = jax.jit(make_step(objective, optimizer))
+    losses = []
+    for _ in range(40):
+        state, figures = step(state, batch)
+        losses.append(float(figures["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.3 * losses[0], losses
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda make: make.identity("both", {"identity": 1.0}, own_parts=1, compute_dtype="bfloat16"),
+        lambda make: make.pair("middle", {"pair_triplet": 1.0, "identity": 1.0}, compute_dtype="bfloat16"),
+    ],
+    ids=["baseline", "pair"],
+)
+def test_half_precision_is_finite(problems, tools, make):
+    objective, params, batch_stats, batch = make(problems)
+    compute = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    (loss, (stats, _)), slopes = compute(params, batch_stats, batch, jax.random.key(0))
+    assert loss.dtype == jnp.float32
+    assert np.isfinite(float(loss))
+    for path, leaf in tools.flat({"statistics": stats, "slopes": slopes}).items():
+        assert leaf.dtype == np.float32, path
+        assert np.isfinite(leaf).all(), path
+    assert sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(slopes)) > 0.01
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda make: make.identity("both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1),
+        lambda make: make.pair("middle", {"pair_softmax": 1.0, "identity": 1.0}),
+    ],
+    ids=["baseline", "pair"],
+)
+def test_one_and_eight_devices_take_equal_steps(problems, tools, mesh_of, make):
+    objective, params, batch_stats, batch = make(problems)
+    optimizer = make_optimizer(OptimizerSpec(learning_rate=0.002), 2)  # small, so that rounding stays rounding
+    found = []
+    for mesh in (mesh_of(1), mesh_of(8)):
+        state = jax.device_put(state_of(params, batch_stats, optimizer), replicated(mesh))
+        step = jax.jit(make_step(objective, optimizer))
+        sharded = shard_batch(batch, mesh)
+        assert len(sharded["rgb"].sharding.device_set) == mesh.size
+        losses = []
+        for _ in range(2):
+            state, figures = step(state, sharded)
+            losses.append(float(figures["loss"]))
+        found.append((losses, tools.flat({"params": state.trainable, "statistics": state.batch_stats})))
+    (one_losses, one), (many_losses, many) = found
+    assert many_losses == pytest.approx(one_losses, rel=1e-5)
+    for path, leaf in one.items():
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(many[path], leaf, rtol=1e-5, atol=1e-5 * scale + 1e-6, err_msg=path)
