@@ -92,9 +92,7 @@ def contrastive(
     return 0.5 * (forward + backward)
 
 
-def bank_similarity(
-    student: jax.Array, target: jax.Array, bank: jax.Array, *, temperature: float = 0.1
-) -> jax.Array:
+def bank_similarity(student: jax.Array, target: jax.Array, bank: jax.Array, *, temperature: float = 0.1) -> jax.Array:
     """The student ranks a bank of teacher's embeddings as the teacher does.
 
         mean over i of KL(softmax over j of cos(target_i, bank_j) / T | softmax over j of cos(student_i, bank_j) / T)

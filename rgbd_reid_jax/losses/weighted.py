@@ -3,7 +3,8 @@
     loss = sum over the names of weight * LOSS(name)
 
 Names, by what they look at (`Views`): rows with their identities ("identity" and `METRIC_LOSSES`); two embeddings of
-the same instant (`DISTILLATION_LOSSES`, "logits"), and all of the teacher's ("bank_similarity"); the matrix of distances between both modalities (`PAIR_LOSSES`).
+the same instant (`DISTILLATION_LOSSES`, "logits"), and all of the teacher's ("bank_similarity"); the matrix of
+distances between both modalities (`PAIR_LOSSES`).
 """
 
 import dataclasses
@@ -134,6 +135,7 @@ def _loss(name: str, options: LossOptions, views: Views) -> tuple[jax.Array, Fig
         return DISTILLATION_LOSSES[name](*views.twins, views.identity, **_keywords(name, options)), {}
     if name == BANK:
         assert views.twins is not None, "settings check it"
+        assert views.bank is not None, "settings check it"
         return bank_similarity(*views.twins, views.bank, **_keywords(name, options)), {}
     assert name == LOGITS, "settings check names"
     assert views.twin_logits is not None, "settings check it"

@@ -127,7 +127,7 @@ def rank(
 
 
 def natural_metric(query: Embeddings, gallery: Embeddings) -> str:
-    """ "gated" between sets of two modalities that have gates, one modality's say in the other; else "euclidean"."""
+    """Between sets of two modalities with gates, which are one's say in the other, "gated", else "euclidean"."""
     gated = query.gate is not None and gallery.gate is not None and query.modality != gallery.modality
     return "gated" if gated else "euclidean"
 

@@ -108,7 +108,8 @@ class Job:
             raise InputError(
                 f"{len(lacking)} of {len(frames)} training frames of {self.dataset.info.full_name} lack one of the two "
                 f"images (the first: recording {recording}, frame {frame}), and distillation needs pairs; leave them "
-                "out of the train split, or use configs/one_stream.py with training.baseline.sampling.name=pk_cross_modal"
+                "out of the train split, or use configs/one_stream.py with "
+                "--config.training.baseline.sampling.name=pk_cross_modal"
             )
 
     def key(self, stage: str) -> jax.Array:

@@ -105,7 +105,8 @@ def distillation_objective(
             images = plain_input(spec, seen, batch)
         else:
             images = train_input(spec, seen, batch, key, augmentation)
-        return jax.lax.stop_gradient(model.embed(*given["teacher"], images, seen))
+        params, batch_stats = given["teacher"]
+        return jax.lax.stop_gradient(model.embed(params, batch_stats, images, seen))
 
     def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
         augment_key, dropout_key = jax.random.split(key)

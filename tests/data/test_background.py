@@ -41,7 +41,8 @@ def test_probability_zero_and_an_empty_mask_change_nothing(images):
 
 def test_the_share_of_swaps_is_the_probability(images):
     unit, mask = images
-    many, masks = jnp.tile(unit, (200, 1, 1, 1)) + jnp.arange(1200.0)[:, None, None, None], np.tile(mask, (200, 1, 1, 1))
+    many = jnp.tile(unit, (200, 1, 1, 1)) + jnp.arange(1200.0)[:, None, None, None]
+    masks = np.tile(mask, (200, 1, 1, 1))
     found = swap_background(jax.random.key(5), many, jnp.asarray(masks), 0.3)
     share = float((found != many).any(axis=(1, 2, 3)).mean())
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 1200)

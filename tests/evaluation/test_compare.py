@@ -190,7 +190,9 @@ def test_recordings_are_the_means_of_their_frames(made, kind):
     of_kind = made(kind)
     means = {}
     for name, one in of_kind.sets.items():
-        whole = dataclasses.replace(one.embeddings, recording_id=10 * one.embeddings.person_id + one.embeddings.camera_id)
+        whole = dataclasses.replace(
+            one.embeddings, recording_id=10 * one.embeddings.person_id + one.embeddings.camera_id
+        )
         of_kind.sets[name] = dataclasses.replace(one, embeddings=whole)
         rows = [np.flatnonzero(whole.recording_id == recording) for recording in np.unique(whole.recording_id)]
         assert {len(one) for one in rows} == {2}

@@ -1,8 +1,10 @@
 """Exported encoders: the live model's answers at any batch size, and refusal of a tampered program."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from rgbd_reid_jax.data.representation import DEPTH_REPRESENTATIONS
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
 from rgbd_reid_jax.export import check
 from rgbd_reid_jax.export.stablehlo import export_encoder
+from rgbd_reid_jax.models.pair import GateSpec, Pair
 
 _ROWS = 5
 
@@ -84,6 +87,54 @@ def test_the_program_answers_as_the_live_model_at_any_batch_size(exported):
         np.testing.assert_allclose(found["embedding"], live[:size], atol=1e-5)
     twice = encode({name: np.concatenate([rows, rows]) for name, rows in images.items()})["embedding"]
     np.testing.assert_allclose(twice, np.concatenate([live, live]), atol=1e-5)
+
+
+def gated(model, kind):
+    """(encoder with a trained gate, parameters, batch statistics)."""
+    encoder, params, batch_stats = made_encoder(model, "rgb")
+    gate: Any = Pair(encoder.model, GateSpec(kind, rank=2, after=1)).gate_of()
+    random = np.random.default_rng(0)
+    params["gate"] = jax.tree.map(
+        lambda x: random.normal(0, 0.5, x.shape).astype(np.float32), gate.init(jax.random.key(0))
+    )
+    return dataclasses.replace(encoder, gate=gate), params, batch_stats
+
+
+def test_a_pairwise_gate_is_a_second_output(tiny_model, frames, tmp_path):
+    encoder, params, batch_stats = gated(tiny_model, "pairwise")
+    card = export_encoder(encoder, params, batch_stats, (20, 12), tmp_path, ("cpu",), {})
+    content = json.loads(card.read_text())
+    assert content["outputs"] == {name: {"shape": ["batch", 8], "dtype": "float32"} for name in ("embedding", "gate")}
+    assert "metric `gated`" in content["distance"]
+    images = frames.gather(np.arange(_ROWS), RAW_IMAGES["rgb"])
+    live = jax.device_get(jax.jit(encoder.outputs)(params, batch_stats, images))
+    found = check.load_encoder(card)(images)
+    assert set(found) == set(live) == {"embedding", "gate"}
+    assert np.ptp(found["gate"]) > 0.1
+    for name, values in live.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
+    np.savez(tmp_path / "inputs.npz", **images, **live)
+    assert check.largest_difference(card, tmp_path / "inputs.npz")["max_abs_difference"] == pytest.approx(0, abs=1e-5)
+    live["gate"] = live["gate"] + np.float32(0.25)  # a difference of any output counts
+    np.savez(tmp_path / "inputs.npz", **images, **live)
+    difference = check.largest_difference(card, tmp_path / "inputs.npz")["max_abs_difference"]
+    assert difference == pytest.approx(0.25, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("none", "unit vectors, that is 2 - 2 cosine"), ("self", "squared Euclidean"), ("middle", "without the gate")],
+)
+def test_programs_without_a_pairwise_gate_give_embeddings_alone(tiny_model, tmp_path, kind, words):
+    if kind == "none":
+        encoder, params, batch_stats = made_encoder(tiny_model, "rgb")
+    else:
+        encoder, params, batch_stats = gated(tiny_model, kind)
+    card = export_encoder(encoder, params, batch_stats, (20, 12), tmp_path, ("cpu",), {})
+    content = json.loads(card.read_text())
+    assert set(content["outputs"]) == {"embedding"}
+    assert words in content["distance"]
+    assert ("unit vectors" in content["distance"]) == (kind != "self")  # gated embeddings have any length
 
 
 def test_largest_difference(exported, tmp_path):

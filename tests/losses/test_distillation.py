@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.core.mesh import batch_sharding
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, centred, contrastive, logits_divergence, mean_cosine
+from rgbd_reid_jax.losses.distillation import (
+    DISTILLATION_LOSSES,
+    bank_similarity,
+    centred,
+    contrastive,
+    logits_divergence,
+    mean_cosine,
+)
 
 
 def unit(rows):
@@ -194,6 +201,31 @@ def test_centred_takes_the_mean_from_both_sides(pair, name):
     moved = float(_VALUE_AND_GRADIENT[name](pair[0] + mean, pair[1] + mean, _IDENTITY)[0])
     without_effect = name in ("sum_squared", "mean_squared", "relational_distance", "relational_angle")
     assert (moved == pytest.approx(expected, rel=1e-3)) == without_effect
+
+
+def test_bank_similarity_equals_a_loop_and_finite_differences(pair):
+    bank = np.random.default_rng(6).normal(1, 2, (9, 4))
+    student, target = (one.astype(np.float64) for one in pair)
+
+    def reference(student):
+        def shares(row):
+            weights = np.exp([unit(row[None])[0] @ unit(item[None])[0] / 0.5 for item in bank])
+            return weights / weights.sum()
+
+        return np.mean([shares(t) @ np.log(shares(t) / shares(s)) for s, t in zip(student, target, strict=True)])
+
+    loss = jax.jit(
+        jax.value_and_grad(lambda student: bank_similarity(student, pair[1], jnp.asarray(bank), temperature=0.5))
+    )
+    value, slopes = loss(pair[0])
+    assert float(value) == pytest.approx(reference(student), rel=1e-4)
+    for place in ((0, 0), (3, 2), (5, 1)):
+        step = np.zeros_like(student)
+        step[place] = 1e-5
+        slope = (reference(student + step) - reference(student - step)) / 2e-5
+        assert float(slopes[place]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert float(loss(pair[1])[0]) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss(3 * pair[1])[0]) == pytest.approx(0.0, abs=1e-6)  # directions alone count
 
 
 def test_logits_divergence_by_hand():

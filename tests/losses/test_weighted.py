@@ -1,6 +1,7 @@
 """The weighted sum against the single losses: which views they get, which options, and what is never computed."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ _IN_TURN = np.repeat(_IDENTITY, 2), np.tile(np.arange(2, dtype=np.int32), 6)
 
 
 @pytest.fixture(scope="module")
-def views():
+def views() -> Any:
     """All there is of six rows of both modalities, three people."""
     random = np.random.default_rng(0)
 
@@ -55,9 +56,11 @@ def alone(name, views):
     if name == "identity":
         return identity_loss(views.logits, jnp.asarray(_IN_TURN[0]), 0.1)
     if name == "logits":
-        return logits_divergence(*views.twin_logits, 2.0)
+        own, other = views.twin_logits
+        return logits_divergence(own, other, 2.0)
     if name == "bank_similarity":
-        return bank_similarity(*views.twins, views.bank, temperature=0.5)
+        own, other = views.twins
+        return bank_similarity(own, other, views.bank, temperature=0.5)
     if name in PAIR_LOSSES:
         options = {"pair_triplet": {"margin": 0.7}, "pair_softmax": {"temperature": 0.5}}[name]
         return PAIR_LOSSES[name](views.squared, views.identity, **options)[0]
@@ -153,13 +156,14 @@ def test_the_default_margin_of_pair_triplet_is_that_of_the_options(views):
     assert float(value_of({"pair_triplet": 1.0}, views, LossOptions())[0]) == pytest.approx(float(expected), rel=1e-6)
     expected = pair_softmax(views.squared, views.identity, temperature=0.1)[0]
     assert float(value_of({"pair_softmax": 1.0}, views, LossOptions())[0]) == pytest.approx(float(expected), rel=1e-6)
-    expected = contrastive(*views.twins, views.identity, temperature=0.1)
+    student, target = views.twins
+    expected = contrastive(student, target, views.identity, temperature=0.1)
     assert float(value_of({"contrastive": 1.0}, views, LossOptions())[0]) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_logits_go_both_ways_where_both_learn(views):
     own, other = views.twin_logits
-    there, back = (float(logits_divergence(*pair, 2.0)) for pair in ((own, other), (other, own)))
+    there, back = float(logits_divergence(own, other, 2.0)), float(logits_divergence(other, own, 2.0))
     assert there != pytest.approx(back, rel=1e-3)
     one_way = value_of({"logits": 1.0}, views)[0]
     both_ways = value_of({"logits": 1.0}, dataclasses.replace(views, symmetric=True))[0]
@@ -170,7 +174,7 @@ def test_logits_go_both_ways_where_both_learn(views):
 
 
 def test_rows_of_one_modality_have_their_own_identities(views):
-    one = Views(views.identity, feature=views.feature[:6], logits=views.logits[:6])
+    one: Any = Views(views.identity, feature=views.feature[:6], logits=views.logits[:6])
     found = value_of({"identity": 1.0, "triplet": 1.0}, one)[1]
     expected = identity_loss(one.logits, one.identity, 0.1)
     assert float(found["identity"]) == pytest.approx(float(expected), rel=1e-5)
@@ -180,7 +184,7 @@ def test_rows_of_one_modality_have_their_own_identities(views):
 
 def test_one_of_two_modalities_may_be_classified_alone(views):
     """A student's logits beside rows of both modalities for metric losses."""
-    student = dataclasses.replace(views, logits=views.logits[:6])
+    student: Any = dataclasses.replace(views, logits=views.logits[:6])
     found = value_of({"identity": 1.0, "triplet": 1.0}, student)[1]
     assert float(found["identity"]) == pytest.approx(
         float(identity_loss(student.logits, student.identity, 0.1)), rel=1e-5

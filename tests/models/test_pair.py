@@ -1,4 +1,4 @@
-"""Gates and pairs of encoders: fresh gates change nothing, trained ones follow their summary, and who starts from what."""
+"""Gates and pairs of encoders: fresh gates change nothing, trained ones follow their summary; who starts from what."""
 
 import dataclasses
 from typing import Any
@@ -74,7 +74,7 @@ def test_a_step_makes_a_gate_follow_its_summary(rank):
 def test_dropout_is_for_training_alone():
     gate, params = random_gate(0, dropout=0.5)
     still = [np.asarray(gate(params, _SUMMARY)) for _ in range(2)]
-    np.testing.assert_array_equal(*still)
+    np.testing.assert_array_equal(still[0], still[1])
     one, same, other = (np.asarray(gate(params, _SUMMARY, jax.random.key(seed))) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()

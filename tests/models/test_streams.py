@@ -40,7 +40,9 @@ def started(model):
     """Parameters and statistics, each leaf moved by a little, so that no two streams and no two layers are alike."""
     params, batch_stats = model.init(_KEY, 16, 8)
     random = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: leaf + random.uniform(0.0, 0.1, leaf.shape).astype(np.float32), (params, batch_stats))
+    return jax.tree.map(
+        lambda leaf: leaf + random.uniform(0.0, 0.1, leaf.shape).astype(np.float32), (params, batch_stats)
+    )
 
 
 def assert_close(one, other):
@@ -58,7 +60,9 @@ def test_parts_one_after_the_other_are_the_whole_network(four, images, own):
     for k in range(1, PARTS):
         maps, stats = model.train(params, batch_stats, images, _KEY, parts=(0, k))
         assert maps.shape == (_ROWS, 8, 4, {1: 4, 2: 4, 3: 4, 4: 8}[k])
-        moved = {path.split("/")[1][:6] for path, leaf in flat(stats).items() if (leaf != flat(batch_stats)[path]).any()}
+        moved = {
+            path.split("/")[1][:6] for path, leaf in flat(stats).items() if (leaf != flat(batch_stats)[path]).any()
+        }
         assert moved == {"bn1", "layer1", "layer2", "layer3"} - {f"layer{stage}" for stage in range(k, 4)}
         found, stats = model.train(params, stats, maps, _KEY, parts=(k, None))
         assert_close(found._asdict(), output._asdict())

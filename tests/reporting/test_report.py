@@ -132,6 +132,40 @@ def test_every_number_of_the_table_is_present(tmp_path):
     assert page.escape(INTENDED_USE) in text
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, None),
+        ({"multi_frame": False}, None),
+        ({"multi_frame": True}, "The table compares recordings; curves and rank lists below show single frames."),
+        (
+            {"without_gate": {}},
+            "The table compares pairs of images one by one; curves and rank lists below show single frames without",
+        ),
+    ],
+)
+def test_what_the_table_compares_is_told_where_the_curves_show_something_else(tmp_path, more, words):
+    text = write(tmp_path, results={**make_results(make_sets()), **more})
+    assert ("The table compares" in text) == (words is not None)
+    assert words is None or words in text
+
+
+def test_rank_lists_across_modalities_use_gates(tmp_path):
+    """RGB 0 lies nearest to depth 0; gates that shut the first channel make depth 1 the nearest."""
+    ids = (np.array([7, 3]), np.array([0, 1]), np.arange(2), np.arange(2), np.zeros(2, int))
+    rgb = Embeddings(np.array([[1.0, 0.0], [5.0, 5.0]], np.float32), *ids, "rgb")
+    ids = (np.array([7, 3]), np.array([2, 3]), np.arange(2), np.arange(2), np.zeros(2, int))
+    depth = Embeddings(np.array([[1.0, 2.0], [9.0, 0.0]], np.float32), *ids, "depth")
+    shut = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
+    gated = [dataclasses.replace(one, gate=shut) for one in (rgb, depth)]
+    for (query, gallery), first, distance in (((rgb, depth), 7, "2.000"), (gated, 3, "0.000")):
+        result = ranking.rank(query, gallery, _PROTOCOL, metric=ranking.natural_metric(query, gallery))
+        text = strips.rank_lists(query, gallery, result, make_frames(2), count=2, length=2)
+        strip = next(part for part in text.split('<div class="strip">') if "Person 7 " in part)
+        found = re.findall(r"<b>&#\d+; (\d)</b> &middot; ([\d.]+)<br>person (\d+)", strip)
+        assert found[0] == ("1", distance, str(first))
+
+
 def test_text_from_data_is_escaped(tmp_path):
     evil = "<script>alert('x')</script>\"&$_"
     results = {**make_results(make_sets()), "dataset": evil, "environment": {evil: evil}}

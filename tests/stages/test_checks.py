@@ -38,7 +38,11 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
         ("one_stream.py", {f"{BASELINE}.losses.logits": 1.0}, [f"{BASELINE}.losses='logits'", "hetero_centre"]),
         ("one_stream.py", {f"{BASELINE}.losses.pair_triplet": 1.0}, [f"{BASELINE}.losses='pair_triplet'"]),
         ("mutual.py", {f"{PAIR}.losses.bank_similarity": 1.0}, [f"{PAIR}.losses='bank_similarity'", "pair_softmax"]),
-        ("distill.py", {f"{STUDENT}.losses.contrastive": -0.5}, [f"{STUDENT}.losses.contrastive=-0.5 must be at least"]),
+        (
+            "distill.py",
+            {f"{STUDENT}.losses.contrastive": -0.5},
+            ["losses.contrastive=-0.5 must be at least 0"],
+        ),
         ("distill.py", {f"{STUDENT}.losses.contrastive": float("inf")}, [f"{STUDENT}.losses.contrastive=inf must be"]),
         *(
             (config, {f"training.{stage}.losses": none}, [f"config.training.{stage}.losses has no weight above 0"])
@@ -64,7 +68,11 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
             (
                 "mutual.py",
                 {f"{PAIR}.sampling.name": "pk_cross_modal", f"{PAIR}.losses": {"identity": 1.0, loss: 0.5}},
-                [f"losses.{loss} compares both images of one instant", "pk_cross_modal", "choose pk or pk_cross_camera"],
+                [
+                    f"losses.{loss} compares both images of one instant",
+                    "pk_cross_modal",
+                    "choose pk or pk_cross_camera",
+                ],
             )
             for loss in ("contrastive", "cosine", "logits")
         ),
@@ -81,14 +89,22 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
             ("distill.py", {f"{STUDENT}.loss_options.{name}": 0.0}, [f"loss_options.{name}=0.0 must be above 0"])
             for name in ("circle_scale", "temperature", "logits_temperature")
         ),
-        ("distill.py", {f"{STUDENT}.loss_options.tau": 1.0}, ["training.student.loss_options.tau is unknown", "margin"]),
+        (
+            "distill.py",
+            {f"{STUDENT}.loss_options.tau": 1.0},
+            ["student.loss_options.tau is unknown", "margin"],
+        ),
         # what stages start from, and are taught by
         ("attention.py", {f"{PAIR}.start.rgb": "teacher"}, ["training.pair.start.rgb='teacher', which sees depth"]),
         ("attention.py", {f"{PAIR}.start.depth": "student"}, ["training.pair.start.depth='student', which sees rgb"]),
         ("attention.py", {f"{PAIR}.start.depth": "baseline"}, ["training.pair.start.depth='baseline' is unknown"]),
         ("attention.py", {f"{PAIR}.start.depth": "pair"}, ["start.depth='pair' is unknown", "student, teacher"]),
         ("attention.py", {f"{PAIR}.start": {"rgb": "student"}}, ["training.pair.start=", "empty, or a stage for each"]),
-        ("distill.py", {f"{STUDENT}.target": "twin"}, [f"{STUDENT}.target='twin' is unknown", "cached, online, same_v"]),
+        (
+            "distill.py",
+            {f"{STUDENT}.target": "twin"},
+            [f"{STUDENT}.target='twin' is unknown", "online, same_view"],
+        ),
         ("mutual.py", {"stages": ("baseline", "pair")}, ["config.training.baseline is missing"]),
         ("one_stream.py", {f"{BASELINE}.modality": "rgb"}, ["training.baseline.modality='rgb' is unknown", "both"]),
         ("mutual.py", {f"{PAIR}.modality": "depth"}, ["training.pair.modality='depth' is unknown", "both"]),
@@ -121,7 +137,11 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
             {f"{PAIR}.freeze": (*PAIR_RULES, GATE_RULE, (r"depth/.*", "freeze"))},
             ["parameter depth/backbone/bn1/bias must match exactly one freeze rule", "'depth/.*'"],
         ),
-        ("attention.py", {f"{PAIR}.freeze": (*PAIR_RULES, GATE_RULE, (r"classifier/.*", "train"))}, ["'classifier/.*'"]),
+        (
+            "attention.py",
+            {f"{PAIR}.freeze": (*PAIR_RULES, GATE_RULE, (r"classifier/.*", "train"))},
+            ["'classifier/.*'"],
+        ),
         ("attention.py", {f"{PAIR}.losses.identity": 1.0, f"{PAIR}.freeze": (*PAIR_RULES, GATE_RULE)}, ["classifier/"]),
         ("mutual.py", {f"{PAIR}.freeze": PAIR_RULES}, ["parameter classifier/", "must match exactly one"]),
         ("mutual.py", {f"{PAIR}.freeze": ((".*", "freeze"),)}, ["training.pair.freeze leaves nothing to train"]),

@@ -4,6 +4,7 @@ import pathlib
 import re
 import runpy
 import sys
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,10 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.table import STAGES
 from rgbd_reid_jax.stages.workdir import plain
+from rgbd_reid_jax.sweeps.plan import read_sweep
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+SWEEPS = sorted((CONFIGS[0].parent / "sweeps").glob("*.py"))
 
 
 def settings_of(path: str):
@@ -55,8 +58,17 @@ def test_every_dataset_has_a_configuration(argument, dataset, protocol):
         assert settings.evaluation.protocol == protocol
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_runs_every_configuration(path, monkeypatch):
+    monkeypatch.chdir(path.parents[2])
+    sweep = read_sweep(str(path))
+    used = {pathlib.Path(method.config.partition(":")[0]).stem for method in sweep.methods}
+    assert used == {one.stem for one in CONFIGS}
+    assert len(sweep.runs) > 1
+
+
 def test_places_of_files_are_left_out_of_what_a_run_is():
-    dataset = cli._load("configs/distill.py:biwi").dataset
+    dataset: Any = cli._load("configs/distill.py:biwi").dataset
     assert set(dataset) == {"name", "config", "knobs", "data_dir", "manual_dir", "cache", "workers"}
     assert set(plain(dataset.to_dict())) == {"name", "config", "knobs"}
 
@@ -68,7 +80,7 @@ def test_larger_datasets_have_inputs_of_their_size(argument, size):
 
 
 def test_the_paper_s_recipe():
-    config = cli._load("configs/distill.py:biwi")
+    config: Any = cli._load("configs/distill.py:biwi")
     assert (config.model.backbone, config.model.embedding_dim, config.model.dropout) == ("resnet50", 128, 0.5)
     assert (config.input.height, config.input.width) == (256, 128)
     teacher, student = config.training.teacher, config.training.student
@@ -89,9 +101,9 @@ def test_the_paper_s_recipe():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("argument", ["synthetic_rgbd", "biwi"])
 def test_every_method_trains_on_as_many_images_as_teacher_and_student_together(path, argument):
-    both = cli._load(f"configs/distill.py:{argument}").training
+    both: Any = cli._load(f"configs/distill.py:{argument}").training
     images = both.teacher.steps * both.teacher.batch_size + both.student.steps * both.student.batch_size
-    found = cli._load(f"{path}:{argument}").training
+    found: Any = cli._load(f"{path}:{argument}").training
     total = sum(
         stage.steps * stage.batch_size * (2 if stage.modality == "both" else 1) for stage in dict(found).values()
     )
@@ -105,7 +117,8 @@ def test_configurations_can_be_read_from_any_folder(path, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "path", [one for one in sys.path if pathlib.Path(one) != path.parents[1]])
     for name in ("configs", "configs.distill"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert cli._load(str(path)).stages[-1] == "report"
+    config: Any = cli._load(str(path))
+    assert config.stages[-1] == "report"
 
 
 def reversed_config() -> dict:

@@ -36,9 +36,13 @@ def networks(tiny_model):
     """Two networks by modality, as (parameters, batch statistics), statistics not those of the start."""
     found = {}
     for index, name in enumerate(("rgb", "depth")):
-        params, batch_stats = jax.device_get(jax.jit(tiny_model.init, static_argnums=(1, 2))(jax.random.key(index), 16, 8))
+        params, batch_stats = jax.device_get(
+            jax.jit(tiny_model.init, static_argnums=(1, 2))(jax.random.key(index), 16, 8)
+        )
         random = np.random.default_rng(index)
-        batch_stats = jax.tree.map(lambda x, r=random: x + r.uniform(-0.3, 0.3, x.shape).astype(np.float32), batch_stats)
+        batch_stats = jax.tree.map(
+            lambda x, r=random: x + r.uniform(-0.3, 0.3, x.shape).astype(np.float32), batch_stats
+        )
         params["classifier"]["kernel"] = random.normal(0, 0.3, (8, 4)).astype(np.float32)
         found[name] = params, batch_stats
     return found

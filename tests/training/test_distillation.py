@@ -175,5 +175,7 @@ def test_a_bank_is_ranked_as_the_target_ranks_it(tiny_model, networks, rows, too
         return weights / weights.sum(axis=1)[:, None]
 
     student, taught = shares(np.asarray(output.embedding, np.float64)), shares(target)
-    divergence = [sum(t * np.log(t / s) for t, s in zip(*pair, strict=True)) for pair in zip(taught, student, strict=True)]
+    divergence = [
+        sum(t * np.log(t / s) for t, s in zip(*pair, strict=True)) for pair in zip(taught, student, strict=True)
+    ]
     assert float(loss) == pytest.approx(2.0 * np.mean(divergence), rel=1e-3)

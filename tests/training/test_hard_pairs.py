@@ -1,6 +1,7 @@
 """The hardest pairs of a batch against a search through all of them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,7 +40,7 @@ def test_without_negatives_each_gets_its_first_pair():
 
 def test_no_gradient_passes_through_the_choice():
     squared = np.random.default_rng(4).uniform(0, 9, (4, 4)).astype(np.float32)
-    identity = np.array([0, 0, 1, 1], np.int32)
+    identity = jnp.asarray([0, 0, 1, 1], jnp.int32)
 
     def chosen(matrix):
         rows, columns = hard_pairs.hardest(matrix, identity)

@@ -340,7 +340,9 @@ def scored(scores, seen):
         ((0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 2, 6),
     ],
 )
-def test_patience_ends_a_stage_after_validations_without_a_better_score(counter, tmp_path, capsys, scores, patience, last):
+def test_patience_ends_a_stage_after_validations_without_a_better_score(
+    counter, tmp_path, capsys, scores, patience, last
+):
     plan = dataclasses.replace(_PLAN, steps=12, evaluate_every=2, log_every=1, patience=patience)
     scores = dict(zip(range(2, 14, 2), scores, strict=True))
     seen = []

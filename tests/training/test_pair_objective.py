@@ -28,7 +28,8 @@ _OPTIONS = LossOptions(smoothing=0.1, margin=0.4, temperature=0.3)
 def made(tiny_model, networks, kind, trained=False) -> tuple[Pair, Any, Any]:
     """A pair that starts from both networks, with gates as they start or with random weights."""
     pair = Pair(tiny_model.without_classifier(), GateSpec(kind, rank=2, after=1), num_identities=4)
-    params, batch_stats = pair.init(networks, jax.random.key(1))
+    made: Any = pair.init(networks, jax.random.key(1))
+    params, batch_stats = made
     if trained:
         random = np.random.default_rng(5)
         for name in ("gate_rgb", "gate_depth"):
@@ -44,7 +45,9 @@ def every_norm(networks, tools):
 
 
 def test_untrained_gates_change_no_loss(tiny_model, networks, rows, tools, every_norm):
-    losses = dict.fromkeys(("pair_softmax", "pair_triplet", "identity", "logits", "contrastive", "hetero_centre"), 1.0)
+    losses: dict[str, float] = dict.fromkeys(
+        ("pair_softmax", "pair_triplet", "identity", "logits", "contrastive", "hetero_centre"), 1.0
+    )
     found = {}
     for kind in _KINDS:
         pair, params, batch_stats = made(tiny_model, networks, kind)
@@ -65,9 +68,7 @@ def test_untrained_gates_change_no_loss(tiny_model, networks, rows, tools, every
 def test_gated_distances_are_those_of_a_loop(tiny_model, networks, rows, tools, every_norm, kind, normalise):
     pair, params, batch_stats = made(tiny_model, networks, kind, trained=True)
     losses = {"pair_triplet": 1.0, "pair_softmax": 2.0}
-    objective = pair_objective(
-        pair, tools.spec, tools.still, losses, _OPTIONS, normalise=normalise, running=every_norm
-    )
+    objective = pair_objective(pair, tools.spec, tools.still, losses, _OPTIONS, normalise=normalise, running=every_norm)
     _, (_, figures) = objective(params, batch_stats, rows, _KEY)
 
     def scaled(x):
