@@ -29,6 +29,10 @@ _GATES = ("none", "self", "pairwise", "middle")
 def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     """The configuration of `argument`."""
     options = argument.split(",")
+    known = (*_BASE["OPTIONS"], *_GATES)
+    for option in options[1:]:
+        if option not in known:
+            raise ValueError(f"option {option!r} of {argument!r} is unknown; choose one of: {', '.join(known)}")
     gates = [option for option in options if option in _GATES]
     config: Any = _BASE["recipe"](",".join(option for option in options if option not in _GATES))
     with config.unlocked():

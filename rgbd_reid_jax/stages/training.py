@@ -42,6 +42,7 @@ def run_teacher(job: Job) -> int | None:
         InputError: as of the others, it would be trained anew beside networks that stand on the one before it; the
             training frames cannot serve it or the student.
     """
+    _check_above(job, "teacher")  # before what takes long
     if "student" in job.settings.stages:
         job.training_frames("student")  # refused before the teacher's work rather than after it
     return _run_on_identities(job, "teacher")
@@ -66,6 +67,7 @@ def _run_on_identities(job: Job, name: str) -> int | None:
 
 def run_student(job: Job) -> int | None:
     """Distils the teacher into a network that sees the other modality."""
+    _check_above(job, "student")
     stage = job.settings.training["student"]
     taught = job.settings.training["teacher"].modality
     teacher = job.trained("teacher")
@@ -166,7 +168,6 @@ def _run(
     step gets beside its batch.
     """
     stage: TrainingSettings = job.settings.training[name]
-    _check_above(job, name)
     validate = _Validation(job, name)  # first, as it refuses protocols that suit none of the data
     placed = frames.placed(images, job.mesh)
     batches = iter(

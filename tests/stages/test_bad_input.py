@@ -10,7 +10,7 @@ from rgbd_reid_jax.stages.workdir import Workdir
 
 SYNTHETIC = "--config=configs/distill.py"
 ONE_STREAM = "--config=configs/one_stream.py"
-TEACHER, STUDENT = "--config.training.teacher", "--config.training.student"
+TEACHER, STUDENT, BASELINE = (f"--config.training.{stage}" for stage in ("teacher", "student", "baseline"))
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -61,7 +61,10 @@ def refused(capsys, *arguments: str) -> str:
         ([SYNTHETIC, "--config.seed=4294967296"], ["config.seed=4294967296 must be from 0"]),
         ([SYNTHETIC, "--config.input.height=15"], ["config.input.height=15 must be at least 16"]),
         ([SYNTHETIC, "--config.input.width=0"], ["config.input.width=0 must be at least 16"]),
-        ([SYNTHETIC, "--config.model.embedding_dim=0"], ["model.embedding_dim=0 needs model.neck='bnneck'"]),
+        (
+            [SYNTHETIC, "--config.model.embedding_dim=0", "--config.model.neck=paper"],
+            ["model.embedding_dim=0 needs model.neck='bnneck'"],
+        ),
         ([SYNTHETIC, "--config.model.neck=long"], ["config.model.neck='long' is unknown", "paper, triplet, bnneck"]),
         ([SYNTHETIC, "--config.model.backbone=vit_small14"], ["input 64x32", "multiples of 14", "70x28"]),
         ([SYNTHETIC, "--config.model.pretrained=absent.pth"], ["'absent.pth' is no file", ".safetensors"]),
@@ -125,9 +128,12 @@ def refused(capsys, *arguments: str) -> str:
         ([SYNTHETIC, f"{STUDENT}.freeze=(('[','train'),)"], ["training.student.freeze=", "regular expression"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('backbone/.*','train'),)"], ["embedding/bias", "exactly one freeze rule"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('.*','freeze'),)"], ["training.student.freeze leaves nothing to train"]),
-        ([SYNTHETIC, f"{TEACHER}.batch_size=12"], ["training.teacher.batch_size=12", "multiple of the 8 devices"]),
         (
-            [ONE_STREAM, "--config.training.baseline.batch_size=12"],
+            [SYNTHETIC, f"{TEACHER}.batch_size=12", f"{TEACHER}.sampling.people=3"],
+            ["training.teacher.batch_size=12", "multiple of the 8 devices"],
+        ),
+        (
+            [ONE_STREAM, f"{BASELINE}.batch_size=12", f"{BASELINE}.sampling.people=3"],
             ["baseline.batch_size=12", "of the 8 devices"],
         ),
         (["--config=configs/distill.py:biwi/nope"], ["no biwi_rgbd_id config 'nope'", "paper"]),
@@ -234,12 +240,17 @@ def test_corrupted_dataset(capsys, tmp_path, tiny_data_dir):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["config"] == "tiny"
 
 
-def test_batch_larger_than_the_data(capsys, tmp_path, tiny_data_dir):
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [("shuffle", "batch_size=64 exceeds the 48 training frames"), ("pk", "sampling.people=16 exceeds the 6 people")],
+)
+def test_batch_larger_than_the_data(capsys, tmp_path, tiny_data_dir, sampling, words):
     line = refused(
         capsys,
         SYNTHETIC,
         f"--workdir={tmp_path / 'run'}",
         f"--config.dataset.data_dir={tiny_data_dir}",
         "--config.dataset.config=tiny",
+        f"{TEACHER}.sampling.name={sampling}",
     )
-    assert "batch_size=64 exceeds the 48 training frames" in line
+    assert words in line

@@ -24,7 +24,10 @@ SMALL = [
     *(
         f"--config.training.{stage}.{name}={value}"
         for stage in ("teacher", "student")
-        for name, value in (("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 8))
+        for name, value in (
+            *(("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 8)),
+            *(("sampling.people", 4), ("sampling.frames", 4)),
+        )
     ),
 ]
 

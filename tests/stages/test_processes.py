@@ -29,6 +29,7 @@ SMALL = [
         for stage in ("teacher", "student")
         for name, value in (
             *(("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 3)),
+            *(("sampling.people", 4), ("sampling.frames", 4)),
             *(("optimizer.name", "sgd"), ("optimizer.learning_rate", 1e-5), ("optimizer.schedule", "constant")),
         )
     ),

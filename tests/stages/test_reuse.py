@@ -262,7 +262,10 @@ SMALL = [
     *(
         f"--config.training.{stage}.{name}={value}"
         for stage in ("teacher", "student")
-        for name, value in (("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 4))
+        for name, value in (
+            *(("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 4)),
+            *(("sampling.people", 4), ("sampling.frames", 4)),
+        )
     ),
 ]
 

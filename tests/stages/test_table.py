@@ -75,9 +75,9 @@ def test_devices_matter_only_to_stages_that_are_still_to_be_done(job):
 
 @pytest.mark.parametrize("checkpoint", [None, "8"])
 def test_a_new_teacher_is_not_trained_beside_an_old_student(job, checkpoint):
-    job.settings.training = {"teacher": types.SimpleNamespace(steps=16)}
+    job.settings.training = dict.fromkeys(("teacher", "student"), types.SimpleNamespace(steps=16))
     job.workdir.checkpoints("student").mkdir(parents=True)
     if checkpoint:
         (job.workdir.checkpoints("teacher") / checkpoint).mkdir(parents=True)
-    with pytest.raises(InputError, match=r"checkpoints/student was distilled from another teacher .* delete"):
+    with pytest.raises(InputError, match=r"checkpoints/student stands on another teacher .* delete"):
         training.run_teacher(job)

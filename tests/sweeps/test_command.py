@@ -20,7 +20,10 @@ CONFIG = str(REPOSITORY / "configs" / "distill.py")
 STEPS = {
     f"training.{stage}.{name}": value
     for stage in ("teacher", "student")
-    for name, value in (("steps", 4), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 4))
+    for name, value in (
+        *(("steps", 4), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 4)),
+        *(("sampling.people", 4), ("sampling.frames", 4)),
+    )
 }
 
 
