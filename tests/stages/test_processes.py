@@ -94,7 +94,7 @@ def test_the_embeddings_and_the_results_are_the_same(runs):
         for modality in ("rgb", "depth"):
             pair = [Embeddings.load(workdir / "embeddings" / f"{split}_{modality}.npz") for workdir in runs]
             np.testing.assert_array_equal(pair[0].frame_id, pair[1].frame_id)
-            np.testing.assert_allclose(pair[0].embedding, pair[1].embedding, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(pair[0].embedding, pair[1].embedding, rtol=1e-4, atol=3e-5)
     one, two = (json.loads((workdir / "results.json").read_text()) for workdir in runs)
     assert (one["environment"]["processes"], two["environment"]["processes"]) == (1, 2)
     assert one["environment"]["devices"] == two["environment"]["devices"] == "8 x cpu"
