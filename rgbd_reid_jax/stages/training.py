@@ -125,7 +125,10 @@ def run_pair(job: Job) -> int | None:
         encoders = {}
         for index, name in enumerate(MODALITIES):
             if stage.start:
-                encoders[name] = job.trained(stage.start[name])
+                params, batch_stats = job.trained(stage.start[name])
+                if not _same_people(frames, job.training_frames(stage.start[name])):
+                    params = {path: leaf for path, leaf in params.items() if path != "classifier"}  # numbers others
+                encoders[name] = params, batch_stats
             else:
                 encoders[name] = fresh(jax.random.fold_in(key, index), height, width)
         return pair.init(encoders, jax.random.fold_in(key, len(MODALITIES)))
@@ -142,6 +145,11 @@ def run_pair(job: Job) -> int | None:
         )
 
     return _run(job, "pair", init, frames, IMAGES, {"identity": labels}, objective)
+
+
+def _same_people(one: Frames, other: Frames) -> bool:
+    """Whether two stages give their people the same identities."""
+    return np.array_equal(np.unique(one.labels["person_id"]), np.unique(other.labels["person_id"]))
 
 
 def _images(stage: TrainingSettings) -> tuple[str, ...]:
@@ -212,7 +220,8 @@ def _check_above(job: Job, name: str) -> None:
     order = training_order(job.settings.stages, job.settings.training)
     for later in order:
         above = job.workdir.checkpoints(later)
-        if name in stands_on(later, order) and above.exists() and not (own / str(stage.steps)).exists():
+        trained = (own / str(stage.steps)).exists() or (stage.patience and own.exists())  # patience ends earlier
+        if name in stands_on(later, order) and above.exists() and not trained:
             raise InputError(
                 f"{above} stands on another {name} than the one to be trained now; "
                 "delete that folder too and run the same command again"

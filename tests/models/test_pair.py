@@ -126,8 +126,9 @@ def encoders_of(model, classified):
     """Two encoders, of whom some have a classifier."""
     found = {}
     for index, name in enumerate(("rgb", "depth")):
-        one = model if name in classified else model.without_classifier()
-        found[name] = jax.jit(one.init, static_argnums=(1, 2))(jax.random.key(index), 16, 8)
+        params, batch_stats = model.init(jax.random.key(index), 16, 8)
+        kept = {path: leaf for path, leaf in params.items() if path != "classifier" or name in classified}
+        found[name] = kept, batch_stats
     return found
 
 

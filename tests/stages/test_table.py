@@ -3,6 +3,7 @@
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rgbd_reid_jax.core.errors import InputError
@@ -75,9 +76,18 @@ def test_devices_matter_only_to_stages_that_are_still_to_be_done(job):
 
 @pytest.mark.parametrize("checkpoint", [None, "8"])
 def test_a_new_teacher_is_not_trained_beside_an_old_student(job, checkpoint):
-    job.settings.training = dict.fromkeys(("teacher", "student"), types.SimpleNamespace(steps=16))
+    job.settings.training = dict.fromkeys(("teacher", "student"), types.SimpleNamespace(steps=16, patience=0))
     job.workdir.checkpoints("student").mkdir(parents=True)
     if checkpoint:
         (job.workdir.checkpoints("teacher") / checkpoint).mkdir(parents=True)
     with pytest.raises(InputError, match=r"checkpoints/student stands on another teacher .* delete"):
         training.run_teacher(job)
+
+
+def test_people_are_numbered_alike_only_if_they_are_the_same():
+    found: list[Any] = [
+        types.SimpleNamespace(labels={"person_id": np.array(people)}) for people in ([3, 5, 5], [3, 4, 5], [5, 3, 3])
+    ]
+    one, other, again = found
+    assert training._same_people(one, again)
+    assert not training._same_people(one, other)
