@@ -22,8 +22,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
-from jax.sharding import AxisType  # noqa: E402
 
+from rgbd_reid_jax.core.mesh import make_mesh  # noqa: E402
 from rgbd_reid_jax.data.frames import IMAGES, LABELS, CachedFrames  # noqa: E402
 from rgbd_reid_jax.data.records import Records  # noqa: E402
 from rgbd_reid_jax.models.network import Model  # noqa: E402
@@ -52,8 +52,8 @@ def repository() -> pathlib.Path:
 def mesh_of():
     """Meshes over the first `count` of the eight fake devices."""
 
-    def make(count: int) -> jax.sharding.Mesh:
-        return jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
+    def make(count: int, fsdp: int = 1) -> jax.sharding.Mesh:
+        return make_mesh(fsdp, jax.devices()[:count])
 
     return make
 

@@ -199,6 +199,7 @@ def base() -> ml_collections.ConfigDict:
             "stages": ("teacher", "student", "evaluation", "export", "report"),
             "encoders": {"rgb": "student", "depth": "teacher"},
             "export": {"platforms": ("cpu", "cuda", "tpu")},
+            "mesh": {"fsdp": 1},
         }
     )
 
@@ -212,7 +213,7 @@ def synthetic_rgbd() -> ml_collections.ConfigDict:
     adamw = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 1e-2, "schedule": "one_cycle"}
     adamw = {**OPTIMIZER, **adamw}
     # A ConfigDict keeps a dict that stands at two places as one: each stage gets a copy of its own.
-    training = {"batch_size": 64, "log_every": 20, "evaluate_every": 200, "patience": 0}
+    training = {"batch_size": 64, "micro_batches": 1, "log_every": 20, "evaluate_every": 200, "patience": 0}
     config.training = {
         "teacher": {
             **training,
@@ -268,7 +269,7 @@ def biwi() -> ml_collections.ConfigDict:
     config.dataset = {**DATASET, "name": "biwi_rgbd_id", "config": "paper"}
     config.input = {"height": 256, "width": 128, "depth_representation": "metric", **INPUT}
     config.model = {**MODEL, "backbone": "resnet50", "compute_dtype": "bfloat16"}
-    training = {"batch_size": 64, "log_every": 20, "evaluate_every": 500, "patience": 0}
+    training = {"batch_size": 64, "micro_batches": 1, "log_every": 20, "evaluate_every": 500, "patience": 0}
     config.training = {
         "teacher": {
             **training,

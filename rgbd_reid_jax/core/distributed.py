@@ -281,31 +281,38 @@ def check_same(facts: Mapping[str, str], mend: str = _SAME) -> None:
     on_first(compare)
 
 
-def replicate(tree: Any, mesh: jax.sharding.Mesh, name: str) -> Any:
-    """A pytree with a copy on each device of the mesh.
+def place(tree: Any, shardings: Any, name: str) -> Any:
+    """A pytree on the devices of all processes.
 
     Args:
-        tree: arrays that are the same in every process. Leaves on the devices of several processes stay as they are.
-        mesh: all devices.
+        tree: arrays that are the same in every process, or lie on the devices of all of them already.
+        shardings: where each leaf is to lie; a pytree of shardings, or one for all leaves.
         name: what they are, for the message.
 
     Raises:
         InputError: another process holds other values, as machines of different kinds may compute them.
     """
     if count() == 1:
-        return jax.device_put(tree, replicated(mesh))
+        return jax.device_put(tree, shardings)
     digest = hashlib.sha256()
 
-    def place(leaf: Any) -> jax.Array:
+    def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return leaf
+            return jax.device_put(leaf, sharding)
         values = np.asarray(leaf)
         digest.update(values.tobytes())
-        return jax.make_array_from_process_local_data(replicated(mesh), values)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
-    placed = jax.tree.map(place, tree)
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    placed = jax.tree.map(put, tree, shardings)
     check_same({name: digest.hexdigest()[:12]})
     return placed
+
+
+def replicate(tree: Any, mesh: jax.sharding.Mesh, name: str) -> Any:
+    """`place` with a copy on each device of the mesh."""
+    return place(tree, replicated(mesh), name)
 
 
 def source_digest() -> str:

@@ -111,6 +111,20 @@ class _Network(nn.Module):
         return run("backbone", x, max(begin, own), end) if end > own else x
 
 
+def _dealt(rows: jax.Array, count: int, together: int) -> jax.Array:
+    """[B, ...] as [count, B / count, ...], dealt like cards, `together` rows at a time."""
+    size, *shape = rows.shape
+    dealt = rows.reshape(size // (count * together), count, together, *shape).swapaxes(0, 1)
+    return dealt.reshape(count, size // count, *shape)
+
+
+def _gathered(parts: jax.Array, together: int) -> jax.Array:
+    """The inverse of `_dealt`."""
+    count, size, *shape = parts.shape
+    dealt = parts.reshape(count, size // together, together, *shape)
+    return dealt.swapaxes(0, 1).reshape(count * size, *shape)
+
+
 def _generalised_mean(x: jax.Array, power: jax.Array) -> jax.Array:
     """GeM pooling (Radenovic et al., arXiv:1711.02512): (mean of x^p)^(1/p) over [B, h, w, C], x clamped above 0."""
     return (jnp.maximum(x, 1e-6) ** power).mean(axis=(1, 2)) ** (1.0 / power)
@@ -132,6 +146,7 @@ class Model:
         remat: recompute each block in the backward pass: less memory for about a third more computation.
         own_parts: how many of a residual network's 5 parts (stem, four stages) each modality has for itself, from the
             first; 0 is one network for all it sees.
+        micro_batches: into how many parts `train` cuts its batch, one after the other.
 
     Raises:
         InputError: an unknown choice, or two that do not fit together.
@@ -147,6 +162,7 @@ class Model:
     pool: str = "average"
     remat: bool = False
     own_parts: int = 0
+    micro_batches: int = 1
 
     def __post_init__(self):
         if self.backbone not in RESNETS and self.backbone not in VITS:
@@ -237,6 +253,10 @@ class Model:
     ) -> tuple[Any, Tree]:
         """A forward pass in training mode.
 
+        With `micro_batches` above 1 the network sees one part of the batch after the other, and a backward pass
+        computes each part again instead of keeping its activations: memory for one part, a third more computation.
+        Losses still see the outputs of the whole batch, so mining is global; batch norms have the statistics of a part.
+
         Args:
             params: parameters.
             batch_stats: running statistics.
@@ -249,11 +269,24 @@ class Model:
         Returns:
             The `Output`, or the map before part `parts[1]`, and the new running statistics.
         """
-        variables = {"params": params, "batch_stats": batch_stats}
-        output, updates = self._module().apply(
-            variables, images, NormMode(True, running), modality, *parts, rngs={"dropout": key}, mutable=["batch_stats"]
-        )
-        return output, updates["batch_stats"]
+
+        def run(stats: Tree, given: tuple[jax.Array, jax.Array]) -> tuple[Tree, Any]:
+            x, dropout_key = given
+            variables, rngs = {"params": params, "batch_stats": stats}, {"dropout": dropout_key}
+            output, updates = self._module().apply(
+                variables, x, NormMode(True, running), modality, *parts, rngs=rngs, mutable=["batch_stats"]
+            )
+            return updates["batch_stats"], output
+
+        count = self.micro_batches
+        if count == 1:
+            batch_stats, output = run(batch_stats, (images, key))
+            return output, batch_stats
+        # Every `count`-th row, or pair of rows, goes into the same part: each device then has its share of each part.
+        together = 2 if modality == BOTH else 1
+        given = _dealt(images, count, together), jax.random.split(key, count)
+        batch_stats, outputs = jax.lax.scan(jax.checkpoint(run), batch_stats, given)
+        return jax.tree.map(lambda rows: _gathered(rows, together), outputs), batch_stats
 
     def classify(self, params: Tree, embedding: jax.Array) -> jax.Array:
         """Logits float32 [B, identities] of embeddings [B, D], by the classifier in `params`."""

@@ -43,7 +43,7 @@ class Job:
     def __init__(self, settings: Settings, workdir: Workdir, config: dict[str, Any]):
         self.settings, self.workdir, self.config = settings, workdir, config
         self.record = Record(workdir.path)
-        self.mesh = make_mesh()
+        self.mesh = make_mesh(settings.mesh.fsdp)
 
     @functools.cached_property
     def dataset(self) -> Any:

@@ -93,6 +93,7 @@ class TrainingSettings:
         target: of the student: "cached", "online" or "same_view" (`objectives.distillation_objective`).
         start: of the pair: the stage from whose network each modality starts; empty is afresh.
         gate: of the pair.
+        micro_batches: parts of a batch that the network sees one after the other (`Model.train`): gradients add up.
     """
 
     modality: str
@@ -113,6 +114,7 @@ class TrainingSettings:
     target: str = "cached"
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gate: GateSpec = _NO_GATE
+    micro_batches: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,17 @@ class ExportSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """How the devices are shared out; changes no result beyond rounding.
+
+    Attributes:
+        fsdp: devices among which parameters and optimizer slots are sharded; all devices share each batch.
+    """
+
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All of a run. `encoders` names the training stage whose network embeds each modality."""
 
@@ -157,16 +170,19 @@ class Settings:
     training: Mapping[str, TrainingSettings]
     evaluation: EvaluationSettings
     export: ExportSettings
+    mesh: MeshSettings = MeshSettings()
 
-    def network(self, num_identities: int | None) -> Model:
-        """The run's network."""
+    def network(self, num_identities: int | None, stage: str = "") -> Model:
+        """The run's network; with a training stage, as that stage trains it."""
         shape = dataclasses.asdict(self.model)
         del shape["pretrained"]
-        return Model(**{**shape, "last_stride": self.model.last_stride or None}, num_identities=num_identities)
+        parts = self.training[stage].micro_batches if stage else 1
+        shape |= {"last_stride": self.model.last_stride or None, "micro_batches": parts}
+        return Model(**shape, num_identities=num_identities)
 
     def pair(self, num_identities: int | None) -> Pair:
         """The two networks of stage pair."""
-        return Pair(self.network(None), self.training["pair"].gate, num_identities)
+        return Pair(self.network(None, "pair"), self.training["pair"].gate, num_identities)
 
     def gate(self, stage: str) -> GateSpec:
         """The gate of a training stage's networks."""
@@ -222,6 +238,7 @@ def parse_settings(config: Mapping[str, Any]) -> Settings:
         ("model", ModelSettings),
         ("evaluation", EvaluationSettings),
         ("export", ExportSettings),
+        ("mesh", MeshSettings),
     ):
         values[name] = _dataclass(kind, values.get(name, {}), name)
     training = values.get("training", {})

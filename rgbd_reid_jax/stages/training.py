@@ -57,7 +57,7 @@ def _run_on_identities(job: Job, name: str) -> int | None:
     stage = job.settings.training[name]
     frames = job.training_frames(name)
     labels, count = identities(frames.labels["person_id"])
-    model = job.settings.network(count if needs_classifier(stage) else None)
+    model = job.settings.network(count if needs_classifier(stage) else None, name)
     objective = objectives.identity_objective(
         model, job.settings.input, stage.modality, stage.augmentation, stage.losses, stage.loss_options
     )
@@ -74,7 +74,7 @@ def run_student(job: Job) -> int | None:
     frames = job.training_frames("student")
     labels, count = identities(frames.labels["person_id"])
     classified = needs_classifier(stage)
-    model = job.settings.network(count if classified else None)
+    model = job.settings.network(count if classified else None, "student")
     columns = {"identity": labels}
     images = _images(stage)
     if stage.target == "cached":
@@ -230,7 +230,8 @@ def _check_above(job: Job, name: str) -> None:
 
 def check_batch_size(job: Job, name: str) -> None:
     """Raises InputError unless a training stage's batch divides among the devices of this process."""
-    check_batch(job.settings.training[name].batch_size, job.mesh, f"training.{name}.batch_size")
+    stage = job.settings.training[name]
+    check_batch(stage.batch_size, job.mesh, f"training.{name}.batch_size", stage.micro_batches)
 
 
 class _Validation:

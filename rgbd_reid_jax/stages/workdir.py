@@ -17,8 +17,8 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.distributed import by_first, check_same, count, on_first
 from rgbd_reid_jax.core.errors import InputError
 
-# Where and how data are kept does not change what a run computes.
-_PLACES = ("data_dir", "manual_dir", "cache", "workers")
+# Where data are kept and how devices are shared out does not change what a run computes.
+_PLACES = ("data_dir", "manual_dir", "cache", "workers", "mesh")
 
 
 class Workdir:

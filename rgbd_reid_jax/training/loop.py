@@ -20,9 +20,9 @@ import numpy as np
 import optax
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
-from rgbd_reid_jax.core.distributed import StopVote, replicate
+from rgbd_reid_jax.core.distributed import StopVote, place
 from rgbd_reid_jax.core.errors import InputError, Interrupted
-from rgbd_reid_jax.core.mesh import shard_batch
+from rgbd_reid_jax.core.mesh import FSDP, replicated, shard_batch, shardings
 from rgbd_reid_jax.core.progress import Progress, say
 from rgbd_reid_jax.core.signals import StopRequest
 from rgbd_reid_jax.data.frames import NOWHERE, Placed
@@ -58,19 +58,37 @@ class Plan:
     patience: int = 0
 
 
-def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One update as a pure function: (state, batch, images on the devices, what is given) to (state, figures)."""
+def make_step(
+    objective: Objective, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
+) -> Callable[..., Any]:
+    """One update as a pure function: (state, batch, images on the devices, what is given) to (state, figures).
+
+    On a mesh whose `fsdp` is above 1 it gathers the parameters of a state that lies as `core.mesh.shardings` says,
+    and updates each part where it is.
+    """
+
+    def whole(tree: Any) -> Any:
+        if mesh is None or mesh.shape[FSDP] == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+    def parts(tree: Any) -> Any:
+        if mesh is None or mesh.shape[FSDP] == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
     def step(
         state: TrainState, batch: dict[str, jax.Array], placed: Placed = NOWHERE, given: Any = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = with_images(batch, placed)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        frozen = whole(state.frozen)
 
         def loss_fn(trainable: Any):
-            return objective(merge(trainable, state.frozen), state.batch_stats, batch, key, given)
+            return objective(merge(trainable, frozen), state.batch_stats, batch, key, given)
 
-        (loss, (batch_stats, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+        (loss, (batch_stats, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(whole(state.trainable))
+        gradients = parts(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         new_state = dataclasses.replace(
             state,
@@ -82,6 +100,21 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation) -> 
         return new_state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **figures}
 
     return step
+
+
+def compiled_step(
+    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, mesh: jax.sharding.Mesh
+) -> Any:
+    """`make_step` under jit: the state is donated, and the new one lies where it lay.
+
+    Args:
+        objective: what to minimise.
+        optimizer: how.
+        state: arrays or their shapes.
+        mesh: all devices.
+    """
+    placed = shardings(state, mesh), replicated(mesh)
+    return jax.jit(make_step(objective, optimizer, mesh), donate_argnums=0, out_shardings=placed)
 
 
 def train(
@@ -124,7 +157,7 @@ def train(
     iterator = iter(batches)
     state, start = _latest(checkpoints, state, iterator, mesh)
     record.rewind(plan.stage, start)
-    step_fn = jax.jit(make_step(objective, optimizer), donate_argnums=0)
+    step_fn = compiled_step(objective, optimizer, state, mesh)
     progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.images)
     waiting = DataWait()
     before: Any = None
@@ -202,7 +235,8 @@ def _latest(
     checkpoints: Checkpoints, state: TrainState, iterator: grain.DatasetIterator, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, int]:
     """The latest checkpoint's state and step, the iterator set to its position; else a copy of `state`, and 0."""
-    state = replicate(jax.tree.map(jnp.copy, state), mesh, "initial state")  # to be donated; the caller's stays
+    copy = jax.tree.map(jnp.copy, state)  # to be donated; the caller's stays
+    state = place(copy, shardings(copy, mesh), "initial state")
     step = checkpoints.latest_step() or 0
     if step:
         state, position = checkpoints.restore(step, state)

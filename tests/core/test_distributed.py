@@ -155,7 +155,7 @@ def test_two_processes_are_one_run():
     import signal
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert (jax.process_count(), jax.device_count()) == (2, 4)
-    assert [device.process_index for device in mesh.devices] == [0, 0, 1, 1]
+    assert [device.process_index for device in mesh.devices.flat] == [0, 0, 1, 1]
     rows = mesh_lib.shard_batch({"a": np.arange(4) + 4 * index}, mesh)["a"]
     assert int(jax.jit(lambda rows: (rows * np.arange(8)).sum())(rows)) == 140  # sum of squares: rows are in order
 
@@ -184,7 +184,13 @@ def test_two_processes_are_one_run():
 
     whole = distributed.replicate({"w": np.float32(3)}, mesh, "weights")
     assert float(whole["w"]) == 3 and len(whole["w"].sharding.device_set) == 4
-    assert distributed.replicate(whole, mesh, "weights")["w"] is whole["w"]
+    again = distributed.replicate(whole, mesh, "weights")["w"]
+    assert again.sharding == whole["w"].sharding and float(again) == 3
+    wide = {"kernel": np.arange(8.0).reshape(2, 4)}
+    cut = mesh_lib.make_mesh(4)  # an axis over both processes
+    parts = distributed.place(wide, mesh_lib.shardings(wide, cut), "weights")["kernel"]
+    assert [shard.data.shape for shard in parts.addressable_shards] == [(2, 1)] * 2
+    np.testing.assert_array_equal(distributed.replicate(parts, cut, "weights"), wide["kernel"])
     try:
         distributed.replicate(np.arange(2) + index, mesh, "initial state")
     except InputError as error:

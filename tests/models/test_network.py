@@ -10,6 +10,8 @@ import pytest
 from flax import traverse_util
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.mesh import batch_sharding, replicated
+from rgbd_reid_jax.losses.triplet import batch_hard_triplet
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet
 from rgbd_reid_jax.models.vit import VITS, ViTSpec
@@ -53,6 +55,57 @@ def test_running_layers_use_and_keep_their_statistics(network):
         assert np.array_equal(leaf, before[path]) == kept, path
     neck = np.asarray(output.feature) @ params["embedding"]["kernel"] + params["embedding"]["bias"]
     np.testing.assert_allclose(output.embedding, np.maximum((neck - 0.25) / np.sqrt(1.25 + 1e-5), 0), atol=1e-4)
+
+
+def parts_of(rows, count, together):
+    """Which rows go into which of `count` parts."""
+    return [[row for row in range(rows) if row // together % count == part] for part in range(count)]
+
+
+@pytest.mark.parametrize(("count", "modality"), [(2, "depth"), (4, "depth"), (2, "both")])
+def test_a_micro_batch_has_its_own_statistics_and_all_outputs_are_in_order(network, count, modality):
+    model, params, batch_stats, images, _ = network
+    cut = dataclasses.replace(model, micro_batches=count)
+    output, updated = jax.jit(cut.train, static_argnums=(4, 5))(
+        params, batch_stats, images, _KEY, frozenset(), modality
+    )
+    stats, train = batch_stats, jax.jit(model.train)
+    for rows in parts_of(8, count, 2 if modality == "both" else 1):
+        expected, stats = train(params, stats, images[np.array(rows)], _KEY)
+        for one, other in zip(output, expected, strict=True):
+            np.testing.assert_allclose(one[np.array(rows)], other, rtol=1e-5, atol=1e-5)
+    for path, leaf in flat(updated).items():
+        np.testing.assert_allclose(leaf, flat(stats)[path], rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch_in_less_memory(network, mesh_of):
+    model, params, batch_stats, images, _ = network
+    images = jnp.concatenate([images, -images])
+    layers = frozenset(path.rsplit("/", 1)[0] for path in flat(batch_stats))  # batch statistics would differ
+    identity = jnp.arange(16) % 4
+
+    def slopes(count, devices):
+        cut = dataclasses.replace(model, micro_batches=count)
+
+        def loss(params, images):
+            output, _ = cut.train(params, batch_stats, images, _KEY, layers)
+            mined, _ = batch_hard_triplet(output.embedding, identity, margin=0.5)  # pairs across the parts
+            return mined + (output.logits**2).sum()
+
+        mesh = mesh_of(devices)
+        placed = jax.device_put(params, replicated(mesh)), jax.device_put(images, batch_sharding(mesh))
+        program = jax.jit(jax.grad(loss)).lower(*placed).compile()
+        memory: Any = program.memory_analysis()
+        return flat(program(*placed)), memory.temp_size_in_bytes
+
+    whole, most = slopes(1, 1)
+    for count, devices in ((4, 1), (2, 8)):
+        found, least = slopes(count, devices)
+        for path, leaf in whole.items():
+            scale = np.abs(leaf).max()
+            np.testing.assert_allclose(found[path], leaf, rtol=1e-4, atol=1e-5 * scale + 1e-7, err_msg=path)
+        if devices == 1:
+            assert least < 0.6 * most
 
 
 def test_all_layers_running_is_evaluation(network):

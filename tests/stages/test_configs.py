@@ -17,6 +17,7 @@ from rgbd_reid_jax.stages.table import STAGES
 from rgbd_reid_jax.training import objectives
 
 CONFIGS = {path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")}
+DISTILLED = "synthetic_rgbd,rgb_teacher,grey"
 TINY = {
     "dataset.config": "tiny",
     "input.height": 16,
@@ -42,7 +43,7 @@ def run(tmp_path, tiny_model, tiny_data_dir, mesh_of, monkeypatch):
 
     Images are not augmented: that takes the larger part of what there is to compile, and is looked at below.
     """
-    monkeypatch.setattr(job, "make_mesh", lambda: mesh_of(1))
+    monkeypatch.setattr(job, "make_mesh", lambda _: mesh_of(1))
     monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
 
     def start(argument: str, workdir: pathlib.Path, *more: str) -> pathlib.Path:
@@ -84,8 +85,8 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def distilled(run, kept):
-    """The workdir of a distilled pair, trained once."""
-    return run("distill.py", kept)
+    """The workdir of a distilled pair, trained once; test_job.py runs the other direction, with colours."""
+    return run(f"distill.py:{DISTILLED}", kept)
 
 
 def test_distillation(distilled):
@@ -94,7 +95,7 @@ def test_distillation(distilled):
 
 @pytest.mark.parametrize("gate", ["none", "self", "pairwise", "middle"])
 def test_attention_on_distilled_encoders(run, distilled, tmp_path, gate):
-    workdir = run(f"attention.py:synthetic_rgbd,{gate}", tmp_path / "run", f"--reuse={distilled}")
+    workdir = run(f"attention.py:{DISTILLED},{gate}", tmp_path / "run", f"--reuse={distilled}")
     marks = {path.stem: json.loads(path.read_text()) for path in (workdir / "stages").iterdir()}
     assert {stage for stage, mark in marks.items() if "reused_from" in mark} == {"teacher", "student"}
     check(workdir, f"attention_{gate}", gate)
@@ -103,7 +104,6 @@ def test_attention_on_distilled_encoders(run, distilled, tmp_path, gate):
 @pytest.mark.parametrize(
     ("argument", "method"),
     [
-        ("distill.py:synthetic_rgbd,rgb_teacher,grey", "distillation"),
         ("one_stream.py:synthetic_rgbd,grey", "one_stream"),
         ("two_stream.py", "two_stream"),
         ("zero_padding.py", "zero_padding"),

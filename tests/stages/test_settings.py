@@ -152,7 +152,7 @@ def test_the_last_checkpoint_can_be_chosen_instead_of_a_score():
         (lambda config: config["model"].update(num_identities=3), "config.model.num_identities is unknown"),
         (lambda config: config["training"].pop("teacher"), "config.training.teacher is missing"),
         (lambda config: config["training"].update(third=config["training"]["teacher"]), "config.training='third'"),
-        (lambda config: config.update(mesh={"fsdp": 1}), "config.mesh is unknown; config has: method"),
+        (lambda config: config.update(net={"fsdp": 1}), "config.net is unknown; config has: method"),
         (lambda config: config["input"].update(height="tall"), "config.input.height='tall' must be at least 16"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_training_stage_s_mark_holds_the_chosen_step(job):
 
 
 def test_devices_matter_only_to_stages_that_are_still_to_be_done(job):
-    job.settings.training = {"teacher": types.SimpleNamespace(batch_size=12)}
+    job.settings.training = {"teacher": types.SimpleNamespace(batch_size=12, micro_batches=1)}
     job.mesh = types.SimpleNamespace(size=8)
     with pytest.raises(InputError, match=r"training\.teacher\.batch_size=12"):
         table.check_devices(job, ORDER)

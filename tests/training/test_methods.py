@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgbd_reid_jax.core.mesh import replicated, shard_batch
+from rgbd_reid_jax.core.mesh import shard_batch, shardings
 from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input
 from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.models.pair import GateSpec, Pair
 from rgbd_reid_jax.training import objectives
-from rgbd_reid_jax.training.loop import make_step
+from rgbd_reid_jax.training.loop import compiled_step, make_step
 from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
 from rgbd_reid_jax.training.state import create_state
 
@@ -124,24 +124,31 @@ def test_half_precision_is_finite(problems, tools, make):
 @pytest.mark.parametrize(
     "make",
     [
+        lambda make: make.identity("depth", {"identity": 1.0, "triplet": 1.0}),
+        lambda make: make.student({"contrastive": 1.0, "sum_squared": 1.0}),
         lambda make: make.identity("both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1),
         lambda make: make.pair("middle", {"pair_softmax": 1.0, "identity": 1.0}),
     ],
-    ids=["baseline", "pair"],
+    ids=["teacher", "student", "baseline", "pair"],
 )
 def test_one_and_eight_devices_take_equal_steps(problems, tools, mesh_of, make):
-    objective, params, batch_stats, batch = make(problems)
-    optimizer = make_optimizer(OptimizerSpec(learning_rate=0.002), 2)  # small, so that rounding stays rounding
+    objective, *network, batch = make(problems)
+    params, batch_stats = jax.device_get(network)  # a step takes what it is given
+    optimizer = make_optimizer(OptimizerSpec(learning_rate=1e-4), 20)  # small, so that rounding stays rounding
     found = []
-    for mesh in (mesh_of(1), mesh_of(8)):
-        state = jax.device_put(state_of(params, batch_stats, optimizer), replicated(mesh))
-        step = jax.jit(make_step(objective, optimizer))
+    for mesh in (mesh_of(1), mesh_of(8, 2)):
+        state = state_of(params, batch_stats, optimizer)
+        state = jax.device_put(state, shardings(state, mesh))
+        kept = state.trainable.get("rgb", state.trainable)["backbone"]["layer2_0"]["conv1"]["kernel"]
+        assert kept.addressable_shards[0].data.size * mesh.shape["fsdp"] == kept.size
+        step = compiled_step(objective, optimizer, state, mesh)
         sharded = shard_batch(batch, mesh)
         assert len(sharded["rgb"].sharding.device_set) == mesh.size
-        losses = []
-        for _ in range(2):
+        before, losses = jax.tree.map(lambda leaf: leaf.sharding, state), []
+        for _ in range(20):
             state, figures = step(state, sharded)
             losses.append(float(figures["loss"]))
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == before
         found.append((losses, tools.flat({"params": state.trainable, "statistics": state.batch_stats})))
     (one_losses, one), (many_losses, many) = found
     assert many_losses == pytest.approx(one_losses, rel=1e-5)
