@@ -69,6 +69,8 @@ AUGMENTATION = {
 COLOUR = {"gain": 0.2, "offset": 0.1, "gamma": 0.5, "grey": 0.3, "channel_shuffle": 0.5}
 # `people` and `frames` are those of the other samplers: pk, pk_cross_camera, pk_cross_modal (stages that see both).
 SAMPLING = {"name": "shuffle", "people": 16, "frames": 4}
+# Less memory, or less to wait for among many devices: docs/scaling.md.
+BATCH = {"batch_size": 64, "micro_batches": 1, "norm_groups": 1}
 # Every loss is listed, so that each can be given a weight on the command line.
 NO_LOSSES = dict.fromkeys(LOSSES, 0.0)
 LOSS_OPTIONS = {
@@ -213,7 +215,7 @@ def synthetic_rgbd() -> ml_collections.ConfigDict:
     adamw = {"name": "adamw", "learning_rate": 5e-3, "weight_decay": 1e-2, "schedule": "one_cycle"}
     adamw = {**OPTIMIZER, **adamw}
     # A ConfigDict keeps a dict that stands at two places as one: each stage gets a copy of its own.
-    training = {"batch_size": 64, "micro_batches": 1, "log_every": 20, "evaluate_every": 200, "patience": 0}
+    training = {**BATCH, "log_every": 20, "evaluate_every": 200, "patience": 0}
     config.training = {
         "teacher": {
             **training,
@@ -269,7 +271,7 @@ def biwi() -> ml_collections.ConfigDict:
     config.dataset = {**DATASET, "name": "biwi_rgbd_id", "config": "paper"}
     config.input = {"height": 256, "width": 128, "depth_representation": "metric", **INPUT}
     config.model = {**MODEL, "backbone": "resnet50", "compute_dtype": "bfloat16"}
-    training = {"batch_size": 64, "micro_batches": 1, "log_every": 20, "evaluate_every": 500, "patience": 0}
+    training = {**BATCH, "log_every": 20, "evaluate_every": 500, "patience": 0}
     config.training = {
         "teacher": {
             **training,

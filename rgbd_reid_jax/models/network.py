@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
-from rgbd_reid_jax.models.resnet import PARTS, RESNETS, NormMode, ResNet, batch_norm, he_normal
+from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
+from rgbd_reid_jax.models.resnet import PARTS, RESNETS, ResNet, he_normal
 from rgbd_reid_jax.models.vit import VITS, ViT
 
 Tree = Mapping[str, Any]
@@ -147,6 +148,7 @@ class Model:
         own_parts: how many of a residual network's 5 parts (stem, four stages) each modality has for itself, from the
             first; 0 is one network for all it sees.
         micro_batches: into how many parts `train` cuts its batch, one after the other.
+        norm_groups: parts of a (micro-)batch that have batch-norm statistics of their own in training.
 
     Raises:
         InputError: an unknown choice, or two that do not fit together.
@@ -163,6 +165,7 @@ class Model:
     remat: bool = False
     own_parts: int = 0
     micro_batches: int = 1
+    norm_groups: int = 1
 
     def __post_init__(self):
         if self.backbone not in RESNETS and self.backbone not in VITS:
@@ -273,8 +276,9 @@ class Model:
         def run(stats: Tree, given: tuple[jax.Array, jax.Array]) -> tuple[Tree, Any]:
             x, dropout_key = given
             variables, rngs = {"params": params, "batch_stats": stats}, {"dropout": dropout_key}
+            mode = NormMode(True, running, self.norm_groups)
             output, updates = self._module().apply(
-                variables, x, NormMode(True, running), modality, *parts, rngs=rngs, mutable=["batch_stats"]
+                variables, x, mode, modality, *parts, rngs=rngs, mutable=["batch_stats"]
             )
             return updates["batch_stats"], output
 

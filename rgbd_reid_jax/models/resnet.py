@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -60,30 +62,6 @@ def _convolution(features: int, kernel: int, stride: int, name: str, dtype: Any)
         kernel_init=he_normal,
         dtype=dtype,
         name=name,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class NormMode:
-    """Which statistics batch norm uses.
-
-    Attributes:
-        train: the batch's (updating the running ones); otherwise the running ones everywhere.
-        running: paths of layers ("backbone/layer3_0/bn3") that use running statistics even in training.
-    """
-
-    train: bool
-    running: frozenset[str] = frozenset()
-
-
-def batch_norm(path: tuple[str, ...], name: str, mode: NormMode, dtype: Any, *, use_bias: bool = True) -> nn.BatchNorm:
-    """The batch norm `name` of the module at `path`; momentum and epsilon as torchvision's.
-
-    Deviation: running variances are those of the batch, torchvision's are unbiased: n / (n - 1) times as large.
-    """
-    running = not mode.train or "/".join((*path, name)) in mode.running
-    return nn.BatchNorm(
-        use_running_average=running, momentum=0.9, epsilon=1e-5, dtype=dtype, use_bias=use_bias, name=name
     )
 
 

@@ -5,15 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES, other
 from rgbd_reid_jax.data.dataset import dataset_config
 from rgbd_reid_jax.losses.weighted import (
     BANK,
     LOSSES,
-    NEED_CLASSIFIER,
     ONE_MODALITY,
     TWIN_LOSSES,
     TWO_MODALITIES,
@@ -23,6 +20,7 @@ from rgbd_reid_jax.losses.weighted import (
 )
 from rgbd_reid_jax.stages.ranges import check_choice, check_ranges
 from rgbd_reid_jax.stages.settings import TRAINING, Settings, TrainingSettings, parse_settings, sees
+from rgbd_reid_jax.stages.step import abstract_variables, needs_classifier
 from rgbd_reid_jax.training.freeze import partition
 from rgbd_reid_jax.training.optimizer import make_optimizer
 
@@ -133,29 +131,9 @@ def _check_training(settings: Settings, name: str) -> None:
     if name == "pair":
         settings.pair(None).gate_of()
     if stage.freeze:
-        trainable, _ = partition(abstract_params(settings, name), stage.freeze)
+        trainable, _ = partition(abstract_variables(settings, name, _ONE_CLASS)[0], stage.freeze)
         if not trainable:
             raise InputError(f"config.training.{name}.freeze leaves nothing to train; say 'train' in one of its rules")
-
-
-def needs_classifier(stage: TrainingSettings) -> bool:
-    """Whether one of a stage's losses looks at logits."""
-    return any(name in NEED_CLASSIFIER for name in used(stage.losses))
-
-
-def abstract_params(settings: Settings, name: str) -> Any:
-    """Shapes of a training stage's parameters, as its freeze rules see them."""
-    size = settings.input
-    classes = _ONE_CLASS if needs_classifier(settings.training[name]) else None
-    model = settings.network(classes)
-
-    def init() -> Any:
-        params, batch_stats = model.init(jax.random.key(0), size.height, size.width)
-        if name != "pair":
-            return params
-        return settings.pair(classes).init(dict.fromkeys(MODALITIES, (params, batch_stats)), jax.random.key(0))[0]
-
-    return jax.eval_shape(init)
 
 
 def _check_losses(settings: Settings, name: str) -> None:
@@ -190,8 +168,15 @@ def _check_losses(settings: Settings, name: str) -> None:
 
 
 def _check_sampling(stage: TrainingSettings, name: str) -> None:
-    """The batch is as large as the sampling makes it, and the stage can use its pairs."""
+    """The batch is as large as the sampling makes it, its parts are equal, and the stage can use its pairs."""
     sampling = stage.sampling
+    parts = stage.micro_batches * stage.norm_groups
+    if parts > 1 and (stage.batch_size % parts or stage.batch_size < 2 * parts):
+        raise InputError(
+            f"config.training.{name}.batch_size={stage.batch_size} does not divide into micro_batches x norm_groups = "
+            f"{stage.micro_batches} x {stage.norm_groups} parts of two rows or more; choose a multiple of {parts}, "
+            f"at least {2 * parts}"
+        )
     rows = sampling.people * sampling.frames
     if sampling.name != "shuffle" and stage.batch_size != rows:
         raise InputError(

@@ -87,6 +87,7 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.steps": _at_least(1),
     "training.*.batch_size": _at_least(1),
     "training.*.micro_batches": _at_least(1),
+    "training.*.norm_groups": _at_least(1),
     "training.*.log_every": _at_least(1),
     "training.*.evaluate_every": _at_least(1),
     "training.*.patience": _at_least(0),

@@ -94,6 +94,7 @@ class TrainingSettings:
         start: of the pair: the stage from whose network each modality starts; empty is afresh.
         gate: of the pair.
         micro_batches: parts of a batch that the network sees one after the other (`Model.train`): gradients add up.
+        norm_groups: parts of each of these that have batch-norm statistics of their own.
     """
 
     modality: str
@@ -115,6 +116,7 @@ class TrainingSettings:
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gate: GateSpec = _NO_GATE
     micro_batches: int = 1
+    norm_groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +178,10 @@ class Settings:
         """The run's network; with a training stage, as that stage trains it."""
         shape = dataclasses.asdict(self.model)
         del shape["pretrained"]
-        parts = self.training[stage].micro_batches if stage else 1
-        shape |= {"last_stride": self.model.last_stride or None, "micro_batches": parts}
+        shape["last_stride"] = self.model.last_stride or None
+        if stage:
+            trained = self.training[stage]
+            shape |= {"micro_batches": trained.micro_batches, "norm_groups": trained.norm_groups}
         return Model(**shape, num_identities=num_identities)
 
     def pair(self, num_identities: int | None) -> Pair:

@@ -12,8 +12,9 @@ from flax import traverse_util
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import batch_sharding, replicated
 from rgbd_reid_jax.losses.triplet import batch_hard_triplet
+from rgbd_reid_jax.models.batch_norm import NormMode
 from rgbd_reid_jax.models.network import Model
-from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet
+from rgbd_reid_jax.models.resnet import RESNETS, ResNet
 from rgbd_reid_jax.models.vit import VITS, ViTSpec
 
 _KEY = jax.random.key(0)
@@ -76,6 +77,35 @@ def test_a_micro_batch_has_its_own_statistics_and_all_outputs_are_in_order(netwo
             np.testing.assert_allclose(one[np.array(rows)], other, rtol=1e-5, atol=1e-5)
     for path, leaf in flat(updated).items():
         np.testing.assert_allclose(leaf, flat(stats)[path], rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_norm_group_has_its_own_statistics_and_the_running_ones_are_their_mean(network):
+    model, params, batch_stats, images, _ = network
+    cut = dataclasses.replace(model, norm_groups=2)
+    stats = jax.tree.map(lambda leaf: leaf + np.float32(0.25), batch_stats)
+    output, updated = jax.jit(cut.train)(params, stats, images, _KEY)
+    train = jax.jit(model.train)
+    halves = [train(params, stats, half, _KEY) for half in (images[:4], images[4:])]
+    for index, one in enumerate(output):
+        expected = np.concatenate([half[0][index] for half in halves])
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+    means = jax.tree.map(lambda one, other: (one + other) / 2, halves[0][1], halves[1][1])
+    for path, leaf in flat(updated).items():
+        np.testing.assert_allclose(leaf, flat(means)[path], rtol=1e-4, atol=1e-6, err_msg=path)
+    assert np.abs(np.asarray(output.embedding - train(params, stats, images, _KEY)[0].embedding)).max() > 0.01
+
+
+@pytest.mark.parametrize(("groups", "needed"), [(1, True), (8, False)])
+def test_devices_with_a_norm_group_of_their_own_wait_for_no_other(network, mesh_of, groups, needed):
+    model, params, batch_stats, images, _ = network
+    cut = dataclasses.replace(model, norm_groups=groups)
+    mesh = mesh_of(8)
+    placed = jax.device_put((params, batch_stats), replicated(mesh))
+    rows = jax.device_put(jnp.concatenate([images, -images]), batch_sharding(mesh))
+    program = jax.jit(lambda *given: cut.train(*given, _KEY)[0].embedding).lower(*placed, rows).compile()
+    assert ("all-reduce" in str(program.as_text())) == needed
+    one = jax.jit(cut.train)(params, batch_stats, np.asarray(rows), _KEY)[0].embedding
+    np.testing.assert_allclose(program(*placed, rows), one, rtol=1e-4, atol=1e-4)
 
 
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch_in_less_memory(network, mesh_of):

@@ -12,9 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rgbd_reid_jax.core.errors import InputError  # noqa: E402
+from rgbd_reid_jax.models.batch_norm import NormMode  # noqa: E402
 from rgbd_reid_jax.models.network import Model  # noqa: E402
 from rgbd_reid_jax.models.pretrained import load_pretrained  # noqa: E402
-from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet  # noqa: E402
+from rgbd_reid_jax.models.resnet import RESNETS, ResNet  # noqa: E402
 from rgbd_reid_jax.models.vit import VITS, ViT, ViTSpec  # noqa: E402
 
 _SPEC = importlib.util.spec_from_file_location("torch_networks", pathlib.Path(__file__).parent / "torch_networks.py")

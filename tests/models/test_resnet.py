@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from rgbd_reid_jax.models.resnet import RESNETS, NormMode, ResNet, ResNetSpec
+from rgbd_reid_jax.models.batch_norm import NormMode
+from rgbd_reid_jax.models.resnet import RESNETS, ResNet, ResNetSpec
 
 _KEY = jax.random.key(0)
 

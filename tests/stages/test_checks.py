@@ -81,6 +81,22 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
             {f"{STUDENT}.losses.bank_similarity": 1.0, f"{STUDENT}.target": "online"},
             ["training.student.losses.bank_similarity looks at the cached targets", "student.target=cached"],
         ),
+        # parts of a batch
+        ("distill.py", {f"{TEACHER}.micro_batches": 0}, [f"{TEACHER}.micro_batches=0 must be at least 1"]),
+        ("distill.py", {f"{TEACHER}.norm_groups": 0}, [f"{TEACHER}.norm_groups=0 must be at least 1"]),
+        *(
+            (
+                "distill.py",
+                {f"{STUDENT}.micro_batches": micro, f"{STUDENT}.norm_groups": groups},
+                [
+                    f"{STUDENT}.batch_size=64 does not divide into micro_batches x norm_groups = {micro} x {groups}",
+                    mend,
+                ],
+            )
+            for micro, groups, mend in ((3, 1, "a multiple of 3, at least 6"), (8, 8, "a multiple of 64, at least 128"))
+        ),
+        # how devices are shared out
+        ("distill.py", {"mesh.fsdp": 0}, ["config.mesh.fsdp=0 must be at least 1"]),
         # options of losses
         ("distill.py", {f"{TEACHER}.loss_options.smoothing": 1.0}, ["loss_options.smoothing=1.0 must be at least 0"]),
         ("distill.py", {f"{TEACHER}.loss_options.margin": -0.1}, ["loss_options.margin=-0.1 must be at least 0"]),
