@@ -105,7 +105,7 @@ def weighted_loss(weights: Mapping[str, float], options: LossOptions, views: Vie
 
     Returns:
         The sum; and each loss by name if there are several, its own figures as "<loss>/<figure>", "accuracy" of the
-        classifier, and "cosine" between twins.
+        classifier, and "twin_cosine", between twins.
     """
     wanted, figures = used(weights), {}
     total = jnp.zeros(())
@@ -118,7 +118,7 @@ def weighted_loss(weights: Mapping[str, float], options: LossOptions, views: Vie
     if views.logits is not None and IDENTITY in wanted:
         figures["accuracy"] = accuracy(*views.classified())
     if views.twins is not None:
-        figures["cosine"] = mean_cosine(*views.twins)
+        figures["twin_cosine"] = mean_cosine(*views.twins)
     return total, figures
 
 

@@ -4,7 +4,7 @@ Two invariants. The state after step n depends on the configuration, the data an
 function of the position, random numbers of (key, step). On a CPU with the same number of cores and devices
 that holds bit for bit; another number sums in another order, so it changes the rounding, and an
 accelerator repeats itself as far as its own operations do. And no step waits for the host: it has the next
-step's batch and program ready one step ahead, and figures are read only when a line is due.
+step's batch and program ready one step ahead, and reads no figure of the step that is under way unless a line is due.
 """
 
 import dataclasses
@@ -168,6 +168,8 @@ def train(
                 break
             state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed, given)
             jax.block_until_ready(before)  # one step ahead of the devices, no more: batches would pile up on them
+            if before is not None:
+                _check_finite(plan, done - 1, before)
             before = figures
             if done == start + 1:
                 jax.block_until_ready(state.step)
@@ -182,7 +184,7 @@ def train(
                 waiting.restart()
             stopping = vote(stop.requested)
             if stopping:
-                _finite(plan, done, figures)
+                _check_finite(plan, done, figures)
                 checkpoints.save(done, state, iterator.get_state())
                 break
         checkpoints.wait()
@@ -244,16 +246,15 @@ def _latest(
     return state, step
 
 
-def _finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> dict[str, float]:
-    """The figures on the host; no checkpoint is written before they pass here."""
-    values = {name: float(np.asarray(value)) for name, value in figures.items()}
+def _check_finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> None:
+    """Raises InputError if a step went wrong; none is saved before it passes here."""
     for name in ("loss", "gradient_norm"):
-        if not math.isfinite(values[name]):
+        value = float(np.asarray(figures[name]))
+        if not math.isfinite(value):
             raise InputError(
-                f"the {name.replace('_', ' ')} is {values[name]} at step {done} of stage {plan.stage}; "
+                f"the {name.replace('_', ' ')} is {value} at step {done} of stage {plan.stage}; "
                 "lower its learning rate and start again in another workdir"
             )
-    return values
 
 
 def _log(
@@ -265,7 +266,8 @@ def _log(
     record: Record,
     waiting: DataWait,
 ) -> None:
-    values = _finite(plan, done, figures)
+    _check_finite(plan, done, figures)
+    values = {name: float(np.asarray(value)) for name, value in figures.items()}
     shown: dict[str, Any] = {
         name: value for name, value in values.items() if name != "gradient_norm" and "/" not in name
     }

@@ -403,8 +403,8 @@ def broken_from(step, broken):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda w: w * jnp.nan, "the loss is nan at step 6 of stage teacher"),
-        (lambda w: w * jnp.inf, "the loss is inf at step 6 of stage teacher"),
+        (lambda w: w * jnp.nan, "the loss is nan at step 5 of stage teacher"),
+        (lambda w: w * jnp.inf, "the loss is inf at step 5 of stage teacher"),
         (lambda w: jnp.sqrt(0.0 * w), "the gradient norm is nan at step 6 of stage teacher"),
     ],
 )
@@ -433,6 +433,6 @@ def test_a_stop_does_not_save_what_is_not_finite(counter, tmp_path):
 
     runner.batches = Watched(counter.batches, stop_at_the_sixth)
     plan = dataclasses.replace(_PLAN, steps=20, log_every=10, evaluate_every=4, score="")
-    with pytest.raises(InputError, match="the loss is nan at step 6"):
+    with pytest.raises(InputError, match="the loss is nan at step 5"):
         runner(tmp_path, plan, lambda *_: {}, optax.sgd(1.0))
     assert steps(tmp_path) == [4]

@@ -150,7 +150,7 @@ def test_targets_of_one_batch_are_learnt(tiny_model, network, batch):
     objective = objectives.distillation_objective(model, _SPEC, "rgb", _STILL, {"normalised_squared": 1.0}, _PLAIN)
     losses, figures = overfit(objective, network, batch | {"target": target}, 60, ((".*", "train"),))
     assert losses[-1] < 0.1 * losses[0]
-    assert float(figures["cosine"]) > 0.95
+    assert float(figures["twin_cosine"]) > 0.95
 
 
 def test_one_stream_mixes_rows_of_rgb_with_rows_of_depth_in_turn(tiny_model, network, batch):
