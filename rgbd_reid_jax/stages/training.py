@@ -12,23 +12,18 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
-from rgbd_reid_jax.data.frames import IMAGES, Frames, identities
+from rgbd_reid_jax.data.frames import Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
-from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
-from rgbd_reid_jax.losses.weighted import BANK, LOGITS, used
 from rgbd_reid_jax.metrics.ranking import as_results
-from rgbd_reid_jax.stages.checks import needs_classifier
 from rgbd_reid_jax.stages.galleries import check_validation
 from rgbd_reid_jax.stages.job import Job, encoder_weights
 from rgbd_reid_jax.stages.order import stands_on, training_order
 from rgbd_reid_jax.stages.settings import TrainingSettings, sees
-from rgbd_reid_jax.training import objectives
-from rgbd_reid_jax.training.freeze import norms, partition
+from rgbd_reid_jax.stages.step import StageStep, parted, stage_step
 from rgbd_reid_jax.training.loop import Plan, train
-from rgbd_reid_jax.training.optimizer import make_optimizer, make_schedule
+from rgbd_reid_jax.training.optimizer import make_schedule
 from rgbd_reid_jax.training.state import create_state
 
-_ALL_TRAIN = ((".*", "train"),)
 Init = Callable[[jax.Array, int, int], tuple[Any, Any]]
 
 
@@ -54,59 +49,34 @@ def run_baseline(job: Job) -> int | None:
 
 
 def _run_on_identities(job: Job, name: str) -> int | None:
-    stage = job.settings.training[name]
     frames = job.training_frames(name)
     labels, count = identities(frames.labels["person_id"])
-    model = job.settings.network(count if needs_classifier(stage) else None, name)
-    objective = objectives.identity_objective(
-        model, job.settings.input, stage.modality, stage.augmentation, stage.losses, stage.loss_options
-    )
-    images = _images(stage)
-    return _run(job, name, job.initial(model), frames, images, {"identity": labels}, lambda _: objective)
+    step = stage_step(job.settings, name, count)
+    return _run(job, name, step, job.initial(step.network), frames, {"identity": labels})
 
 
 def run_student(job: Job) -> int | None:
     """Distils the teacher into a network that sees the other modality."""
     _check_above(job, "student")
-    stage = job.settings.training["student"]
     taught = job.settings.training["teacher"].modality
     teacher = job.trained("teacher")
     frames = job.training_frames("student")
     labels, count = identities(frames.labels["person_id"])
-    classified = needs_classifier(stage)
-    model = job.settings.network(count if classified else None, "student")
+    step = stage_step(job.settings, "student", count)
+    classified = step.network.num_identities is not None
     columns = {"identity": labels}
-    images = _images(stage)
-    if stage.target == "cached":
+    if "target" in step.columns:
         embedder = job.embedder(taught, "teacher", raw=True)
         weights = job.trained_encoder(taught, "teacher")
         columns["target"] = embedder(*weights, frames, "student targets")["embedding"]
-    else:
-        images = IMAGES
-    beside: dict[str, Any] = {}
-    if stage.target != "cached" or LOGITS in used(stage.losses):
-        beside["teacher"] = teacher
-    if BANK in used(stage.losses):
-        beside["bank"] = columns["target"]
-    given = replicate(beside, job.mesh, "what the teacher knows")
+    known = {"teacher": teacher, "bank": columns.get("target")}
+    given = replicate({name: known[name] for name in step.given}, job.mesh, "what the teacher knows")
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         params, batch_stats = teacher
         return (params if classified else encoder_weights("teacher", taught, params, batch_stats)[0]), batch_stats
 
-    def objective(running: frozenset[str]) -> objectives.Objective:
-        return objectives.distillation_objective(
-            model,
-            job.settings.input,
-            stage.modality,
-            stage.augmentation,
-            stage.losses,
-            stage.loss_options,
-            target=stage.target,
-            running=running,
-        )
-
-    return _run(job, "student", from_teacher, frames, images, columns, objective, given)
+    return _run(job, "student", step, from_teacher, frames, columns, given)
 
 
 def run_pair(job: Job) -> int | None:
@@ -118,8 +88,9 @@ def run_pair(job: Job) -> int | None:
     stage = job.settings.training["pair"]
     frames = job.training_frames("pair")
     labels, count = identities(frames.labels["person_id"])
-    pair = job.settings.pair(count if needs_classifier(stage) else None)
-    fresh = job.initial(pair.network)
+    step = stage_step(job.settings, "pair", count)
+    pair, fresh = step.pair, job.initial(step.network)
+    assert pair is not None, "stage pair has one"
 
     def init(key: jax.Array, height: int, width: int) -> tuple[Any, Any]:
         encoders = {}
@@ -133,18 +104,7 @@ def run_pair(job: Job) -> int | None:
                 encoders[name] = fresh(jax.random.fold_in(key, index), height, width)
         return pair.init(encoders, jax.random.fold_in(key, len(MODALITIES)))
 
-    def objective(running: frozenset[str]) -> objectives.Objective:
-        return objectives.pair_objective(
-            pair,
-            job.settings.input,
-            stage.augmentation,
-            stage.losses,
-            stage.loss_options,
-            normalise=job.settings.evaluation.normalise,
-            running=running,
-        )
-
-    return _run(job, "pair", init, frames, IMAGES, {"identity": labels}, objective)
+    return _run(job, "pair", step, init, frames, {"identity": labels})
 
 
 def _same_people(one: Frames, other: Frames) -> bool:
@@ -152,36 +112,26 @@ def _same_people(one: Frames, other: Frames) -> bool:
     return np.array_equal(np.unique(one.labels["person_id"]), np.unique(other.labels["person_id"]))
 
 
-def _images(stage: TrainingSettings) -> tuple[str, ...]:
-    """The images that a stage's batches hold."""
-    if stage.modality == BOTH:
-        return IMAGES
-    masks = stage.modality == "rgb" and stage.augmentation.background
-    return ("rgb", "mask") if masks else RAW_IMAGES[stage.modality]
-
-
 def _run(
     job: Job,
     name: str,
+    step: StageStep,
     init: Init,
     frames: Frames,
-    images: tuple[str, ...],
     columns: Mapping[str, np.ndarray],
-    objective: Callable[[frozenset[str]], objectives.Objective],
     given: Any = None,
 ) -> int | None:
     """Trains one stage from `init(key, height, width)` or its latest checkpoint; the step that was best.
 
-    `objective` makes what is minimised, given the batch norms that keep their running statistics; `given` is what each
-    step gets beside its batch.
+    `columns` and `given` are what `step` names of them: of each frame, and beside each batch.
     """
     stage: TrainingSettings = job.settings.training[name]
     validate = _Validation(job, name)  # first, as it refuses protocols that suit none of the data
-    placed = frames.placed(images, job.mesh)
+    placed = frames.placed(step.images, job.mesh)
     batches = iter(
         training_batches(
             frames,
-            images=images,
+            images=step.images,
             columns=columns,
             batch_size=stage.batch_size,
             seed=job.settings.seed,
@@ -194,12 +144,8 @@ def _run(
     size = job.settings.input
     key = job.key(name)
     params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
-    trainable, frozen = partition(params, stage.freeze or _ALL_TRAIN)
-    running = frozenset[str]()
-    for part, statistics in ((frozen, stage.frozen_norm), (trainable, stage.trained_norm)):
-        running |= norms(part) if statistics == "running" else frozenset()
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
-    state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, optimizer)
+    trainable, frozen, running = parted(stage, params)
+    state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, step.optimizer)
     weights = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     say(name, f"{weights:,} weights train, {sum(leaf.size for leaf in jax.tree.leaves(frozen)):,} are frozen")
     count = stage.batch_size * (len(MODALITIES) if stage.modality == BOTH else 1)
@@ -207,7 +153,7 @@ def _run(
     schedule = make_schedule(stage.optimizer, stage.steps)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
-        train(plan, state, objective(running), optimizer, schedule, batches, *tools, placed, given)
+        train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, placed, given)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best
