@@ -1,0 +1,93 @@
+"""This project's steps, as a run compiles them (`stages.step`), on random normalised images.
+
+No augmentation, no loader. Speaks as `server.py` says.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from server import serve
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.mesh import make_mesh, replicated, shard_batch, shardings
+from rgbd_reid_jax.stages.checks import read_settings
+from rgbd_reid_jax.stages.step import parted, stage_step
+from rgbd_reid_jax.stages.table import STAGES
+from rgbd_reid_jax.training import objectives
+from rgbd_reid_jax.training.loop import compiled_step
+from rgbd_reid_jax.training.state import create_state
+
+
+def main() -> None:
+    """Serves one case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", type=json.loads)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--people", type=int, required=True)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
+    options = parser.parse_args()
+    case: Any = options.case
+    stage = "teacher" if case["kind"] == "embed" else case["kind"]
+    words = [
+        "--config=configs/distill.py:biwi",
+        f"--config.model.backbone={case['network']}",
+        f"--config.model.compute_dtype={options.dtype}",
+        f"--config.input.height={case['height']}",
+        f"--config.input.width={case['width']}",
+        f"--config.training.{stage}.batch_size={options.batch}",
+    ]
+    if case["kind"] == "student":
+        words.append(f"--config.training.student.target={case['target']}")
+    if case["network"] == "resnet18":
+        freeze = (
+            (r"backbone/(conv1|bn1|layer[12]_\d+)/.*", "train"),
+            (r"(backbone/layer[34]_\d+|embedding|embedding_bn|embedding_out|classifier)/.*|gem_power", "freeze"),
+        )
+        words.append(f"--config.training.student.freeze={freeze!r}")
+    settings = read_settings(cli.configuration(words), tuple(STAGES))
+    random, size = np.random.default_rng(0), (options.batch, case["height"], case["width"], 3)
+    batch: dict[str, np.ndarray] = {
+        "rgb": random.normal(size=size).astype(np.float32),
+        "depth": random.normal(size=size).astype(np.float32),
+        "identity": random.integers(0, options.people, options.batch).astype(np.int32),
+        "target": random.normal(size=(options.batch, settings.model.embedding_dim)).astype(np.float32),
+    }
+    objectives.train_input = lambda spec, modality, batch, key, augmentation: batch[modality]
+    objectives.plain_input = lambda spec, modality, batch: batch[modality]
+    mesh = make_mesh()
+    step = stage_step(settings, stage, options.people)
+    params, batch_stats = step.network.init(jax.random.key(0), case["height"], case["width"])
+    facts = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "variant": options.dtype}
+    if case["kind"] == "embed":
+        weights = jax.device_put((params, batch_stats), replicated(mesh))
+        images = shard_batch({"rgb": batch["rgb"]}, mesh)["rgb"]
+        model = step.network.without_classifier()
+        weights = ({name: part for name, part in weights[0].items() if name != "classifier"}, weights[1])
+        embed = jax.jit(lambda params, stats, images: model.embed(params, stats, images, "rgb"))
+        serve(lambda: embed(*weights, images), jax.block_until_ready, **facts)
+        return
+    trainable, frozen, running = parted(settings.training[stage], params)
+    state = create_state(jax.random.key(1), trainable, frozen, batch_stats, step.optimizer)
+    place = shardings(state, mesh)
+    holder = {"state": jax.device_put(jax.tree.map(jnp.copy, state), place)}
+    names = {settings.training[stage].modality, *step.columns}
+    given: dict[str, Any] = {}
+    if "teacher" in step.given:
+        names.add(settings.training["teacher"].modality)
+        given["teacher"] = jax.device_put((params, batch_stats), replicated(mesh))
+    rows = shard_batch({name: batch[name] for name in names}, mesh)
+    function = compiled_step(step.objective(running), step.optimizer, state, mesh)
+
+    def one() -> Any:
+        holder["state"], figures = function(holder["state"], rows, given=given)
+        return figures
+
+    serve(one, jax.block_until_ready, **facts, trainable=sum(leaf.size for leaf in jax.tree.leaves(trainable)))
+
+
+if __name__ == "__main__":
+    main()

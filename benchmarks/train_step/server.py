@@ -1,0 +1,32 @@
+"""What both sides do alike: read how many steps to take, take them, print how long that took.
+
+Needs the standard library alone.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def serve(step: Callable[[], Any], wait: Callable[[Any], None], **facts: Any) -> None:
+    """Answers each line of standard input, a number of steps, with {"seconds": ...} as one JSON line.
+
+    Args:
+        step: takes one step; what it returns is handed to `wait`.
+        wait: returns once that is computed.
+        facts: printed first, with the seconds that the first step took.
+    """
+    began = time.perf_counter()
+    wait(step())
+    print(json.dumps({"first_step_s": time.perf_counter() - began, **facts}), flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            result = step()
+        wait(result)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
