@@ -1,0 +1,74 @@
+"""Peaks of devices that have none published: short measurements on the devices themselves, all at once.
+
+Fake CPU devices share the same cores, so each gets its share.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rgbd_reid_jax.core.mesh import batch_sharding, make_mesh, replicated
+from rgbd_reid_jax.planning.topology import Chip
+
+_PRODUCT = 512  # rows and columns of the matrices
+_BLOCK = 8 * 2**20  # float32 values of one device that are read and written
+_SUMMED = 2**20  # float32 values of one device that are summed
+_REPEATS = 3
+
+
+def measured_chip(devices: Sequence[Any], dtype: str) -> Chip:
+    """What each of `devices` does now, beside whatever else the machine is doing.
+
+    Args:
+        devices: of this process.
+        dtype: of the matrix product.
+    """
+    mesh = make_mesh(1, devices)
+    rows, count = batch_sharding(mesh), len(devices)
+
+    def block(*shape: int, dtype: str = "float32") -> jax.Array:
+        return jax.jit(lambda: jnp.ones((count, *shape), dtype), out_shardings=rows)()
+
+    matrices, values = block(_PRODUCT, _PRODUCT, dtype=dtype), block(_BLOCK)
+    product = _seconds(jax.jit(lambda x: x @ x, out_shardings=rows), matrices)
+    copy = _seconds(jax.jit(lambda x: x + 1.0, out_shardings=rows), values)
+    link, hop = 0.0, 0.0
+    if count > 1:
+        total = jax.jit(lambda x: x.sum(axis=0), out_shardings=replicated(mesh))
+        hop = _seconds(total, block(1)) / 2  # an all-reduce has two phases of one hop
+        link = 2 * 4 * _SUMMED * (count - 1) / count / _seconds(total, block(_SUMMED))
+    return Chip(
+        devices[0].device_kind,
+        _memory(devices),
+        {dtype: 2 * _PRODUCT**3 / product},
+        2 * 4 * _BLOCK / copy,
+        link,
+        hop,
+        0,
+        f"measured now: product of {_PRODUCT}x{_PRODUCT} {dtype} matrices, copy of {4 * _BLOCK // 10**6} MB, sum",
+    )
+
+
+def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
+    """The shortest of some calls."""
+    jax.block_until_ready(function(argument))
+    found = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        found.append(time.perf_counter() - began)
+    return max(min(found), 1e-9)
+
+
+def _memory(devices: Sequence[Any]) -> float | None:
+    """Bytes of one device; of a CPU, its share of the machine's."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        return float(limit)
+    if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+    return None

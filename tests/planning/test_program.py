@@ -1,0 +1,134 @@
+"""A plan compiles the step that a run takes: the same shapes on the same devices, the same program."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.data.sampling import SHUFFLE
+from rgbd_reid_jax.planning import program, topology
+from rgbd_reid_jax.stages import training
+from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.settings import parse_settings
+from rgbd_reid_jax.stages.step import abstract_variables, stage_step
+from rgbd_reid_jax.stages.workdir import Workdir
+
+TINY = (
+    "--config.dataset.config=tiny",
+    "--config.input.height=16",
+    "--config.input.width=16",
+    "--config.model.backbone=tiny",
+    "--config.model.embedding_dim=8",
+)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def job_of(tmp_path, tiny_model, tiny_data_dir, monkeypatch):
+    """A job of a configuration whose training stages end where they would train; what they would train with is kept."""
+    kept: list[Any] = []
+
+    def train(*arguments: Any, **_: Any) -> None:
+        kept.extend(arguments)
+        raise _Stop
+
+    def make(argument: str, *overrides: str) -> tuple[Job, list[Any]]:
+        given = [f"--config=configs/{argument}", *TINY, f"--config.dataset.data_dir={tiny_data_dir}", *overrides]
+        content = cli.configuration(given)
+        settings = parse_settings(content)
+        few = {
+            name: dataclasses.replace(stage, batch_size=8, sampling=SHUFFLE, start={})
+            for name, stage in settings.training.items()
+        }
+        return Job(dataclasses.replace(settings, training=few), workdir, content), kept
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "_Validation", lambda *_: None)
+    monkeypatch.setattr(training, "say", lambda *_: None)
+    with Workdir(tmp_path) as workdir:
+        yield make
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (leaf.shape, np.dtype(leaf.dtype).name), tree)
+
+
+@pytest.mark.parametrize(
+    ("argument", "stage", "overrides"),
+    [
+        ("distill.py", "teacher", ()),
+        ("distill.py", "teacher", ("--config.dataset.cache=device",)),
+        ("distill.py", "student", ("--config.training.student.target=online",)),
+        ("distill.py", "student", ("--config.training.student.losses.bank_similarity=1.0",)),
+        ("one_stream.py", "baseline", ()),
+        ("mutual.py", "pair", ()),
+    ],
+)
+def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrides):
+    job, kept = job_of(argument, *overrides)
+    people = len(np.unique(job.training_frames(stage).labels["person_id"]))
+    if stage == "student":  # its teacher need not be trained for this
+        weights = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(job.settings, "teacher", people)
+        )
+        monkeypatch.setattr(job, "trained", lambda _: weights)
+        width = job.settings.model.embedding_dim
+        targets = np.zeros((len(job.training_frames(stage)), width), np.float32)
+        monkeypatch.setattr(job, "embedder", lambda *_, **__: lambda *_: {"embedding": targets})
+    with pytest.raises(_Stop):
+        getattr(training, f"run_{stage}")(job)
+    state, batch, placed, given = kept[1], next(kept[5]), kept[10], kept[11]
+    data = program.assumed_data(job.settings)
+    assert (data.identities, data.frames) == (people, len(job.frames("train")))
+    size = job.settings.training[stage].batch_size
+    step = stage_step(job.settings, stage, people)
+    planned = program.step_arguments(job.settings, stage, step, job.mesh, size, data)
+    assert _shapes(planned[0]) == _shapes(state)
+    assert _shapes(planned[1]) == _shapes(batch)
+    assert _shapes(planned[2].arrays) == _shapes(placed.arrays)
+    assert planned[2].shapes == placed.shapes
+    assert _shapes(planned[3]) == _shapes(given or {})
+
+
+def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentation):
+    content = cli.configuration(["--config=configs/distill.py", *TINY, "--config.mesh.fsdp=4"])
+    settings = parse_settings(content)
+    made, where = program.compile_step(settings, "teacher", topology.attached(), 64, program.assumed_data(settings))
+    axes = {(one.op, made.axis(one)) for one in made.collectives}
+    assert ("all-gather", "fsdp") in axes
+    assert any(op == "all-reduce" and "data" in axis for op, axis in axes)
+    assert made.mesh == {"data": 2, "fsdp": 4}
+    assert len(where.devices) == 8
+
+
+def test_devices_have_to_divide_the_batch(tiny_model):
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY]))
+    data = program.assumed_data(settings)
+    with pytest.raises(InputError, match=r"training\.teacher\.batch_size=60 is no positive multiple of the 8 devices"):
+        program.compile_step(settings, "teacher", topology.attached(), 60, data)
+
+
+@pytest.mark.parametrize(
+    ("argument", "identities", "frames", "size"),
+    [
+        ("distill.py:biwi", 32, 9298, (256, 128)),
+        ("distill.py:biwi/people", 21, 9298, (256, 128)),
+        ("distill.py:robotpku", 40, 10_000, (256, 128)),
+        ("distill.py:tvrid", 50, 10_000, (128, 128)),
+        ("distill.py:rgbd_folder", 100, 10_000, (256, 128)),
+    ],
+)
+def test_what_the_data_are_taken_to_be(argument, identities, frames, size):
+    settings = parse_settings(cli._load(f"configs/{argument}").to_dict())
+    data = program.assumed_data(settings)
+    assert (data.identities, data.frames, (data.height, data.width)) == (identities, frames, size)
+    given = program.assumed_data(settings, identities=7, frames=9)
+    assert (given.identities, given.frames) == (7, 9)
+    assert given.words.startswith("as given")
