@@ -34,6 +34,7 @@ SMALL = [
             *(("steps", STEPS), ("batch_size", 8), ("log_every", 1), ("evaluate_every", 10)),
             *(("sampling.people", 4), ("sampling.frames", 2)),
             *(("optimizer.name", "sgd"), ("optimizer.learning_rate", 1e-6), ("optimizer.schedule", "constant")),
+            ("loss_options.temperature", 1.0),  # 0.1 would multiply rounding by ten
         )
     ),
 ]
