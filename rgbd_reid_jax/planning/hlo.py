@@ -1,7 +1,9 @@
 """Collectives of a compiled program, read from its HLO text.
 
 A collective is counted where it stands: in the entry computation, in the loop or branch that calls it, or in the
-computation that an asynchronous pair or a fusion wraps. A loop whose number of turns XLA knows multiplies it.
+computation that an asynchronous pair or a fusion wraps. A loop whose number of turns XLA knows multiplies it. A TPU's
+program repeats an asynchronous collective in every fusion that runs beside it, with the channel of its start: it is
+counted once.
 
 Bytes are those of the whole array as the mathematics has it: what an all-reduce sums, what an all-gather returns, what
 a reduce-scatter reads; of a combined (tuple) collective, all its arrays together. How much of it goes through each
@@ -40,6 +42,8 @@ _MESH = r"mesh\[(?P<axes>[^\]]*)\](?:, ?device_ids=\((?P<ids>[^()]*(?:\([\d,]*\)
 _GROUPS = re.compile(rf"replica_groups=(\{{\}}|\{{\{{[\d,{{}} ]*\}}\}}|{_IOTA}|{_MESH})")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_START = 'custom_call_target="AsyncCollectiveStart"'
 _SCATTERED = "all-reduce-scatter"  # how a TPU's program names the fusion of an all-reduce with the slice of each device
 
 
@@ -79,20 +83,27 @@ def collectives(text: str, devices: int) -> list[Collective]:
     """
     computations, entry = _computations(text)
     times, unknown, wrapped = _times(computations, entry)
+    started = {name: _channels(lines) for name, lines in computations.items() if any(_START in line for line in lines)}
+    repeated = set().union(*started.values())
     found = []
     for name, lines in computations.items():
         if not times.get(name):
             continue
         for line in lines:
             one = _collective(line, devices)
-            if one is None:
+            if one is None or (name not in started and _channels([line]) & repeated):
                 continue
             if name.startswith(_SCATTERED) and one.op == "all-reduce":
                 one = dataclasses.replace(one, op="reduce-scatter")
-            asynchronous = one.asynchronous or name in wrapped
+            asynchronous = one.asynchronous or name in wrapped or name in started
             known = name not in unknown
             found.append(dataclasses.replace(one, turns=times[name], turns_known=known, asynchronous=asynchronous))
     return found
+
+
+def _channels(lines: Sequence[str]) -> set[str]:
+    """Channels of some instructions."""
+    return {channel for line in lines for channel in _CHANNEL.findall(line)}
 
 
 def axes_of(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> str:

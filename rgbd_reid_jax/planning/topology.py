@@ -68,6 +68,8 @@ TPUS: Mapping[str, Chip] = {
     "v6e": Chip("TPU v6e", 32e9, _matrix(918e12), 1638e9, 9e10, _TORUS_HOP, 16, _TORUS),
 }
 _AXES = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
+_PODS = {"v4": 4096, "v5p": 8960, "v5e": 256, "v6e": 256}
+"""Chips of a pod, the largest slice (same pages)."""
 
 _NVIDIA = "NVIDIA's data sheets, without sparsity; 'float32' as TF32; NVLink's half for one direction; 1 us per message"
 GPUS: Mapping[str, Chip] = {
@@ -157,6 +159,9 @@ def tpu_slice(name: str) -> Slice:
     if len(shape) != _AXES[kind] or min(shape) < 1:
         example = "4x4x4" if _AXES[kind] == 3 else "4x4"
         raise InputError(f"--topology={name}: {kind} has {_AXES[kind]} axes; say, for example, {kind}:{example}")
+    chips = math.prod(shape)
+    if chips > _PODS[kind]:
+        raise InputError(f"--topology={name} has {chips} chips, and a pod of {kind} {_PODS[kind]}; take fewer")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology={name} needs libtpu (no TPU is needed): pip install -e '.[tpu]'")
     return Slice(name, _described(name, kind, shape), TPUS[kind], shape)
@@ -192,7 +197,7 @@ def ring(size: int, chip: Chip) -> bool:
 
 
 def quiet_libtpu() -> None:
-    """Keeps libtpu from looking for a TPU, from complaining that there is none, and from claiming it for this process."""
+    """Keeps libtpu from looking for a TPU, complaining that there is none, and claiming it for this process."""
     for variable, value in (
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),  # the metadata server of a TPU machine

@@ -96,6 +96,7 @@ def test_a_plan_for_a_reader(tiny_model, capsys, monkeypatch):
         (("--config=configs/distill.py", "--topology=v9:2x2"), "v9:2x2 is unknown; say attached, or KIND:AxB"),
         (("--config=configs/distill.py", "--topology=v5e"), "v5e is unknown"),
         (("--config=configs/distill.py", "--topology=v5e:2x2x2"), "v5e has 2 axes; say, for example, v5e:4x4"),
+        (("--config=configs/distill.py", "--topology=v5e:32x16"), "has 512 chips, and a pod of v5e 256"),
         (("--config=configs/distill.py", "--topology=v4:2x2"), "v4 has 3 axes; say, for example, v4:4x4x4"),
         (("--config=configs/distill.py", "--stage=pair"), "no training stage of this config; it has: teacher, student"),
         (("--config=configs/distill.py", "--batch_per_chip=0"), "'0' is no number above 0"),

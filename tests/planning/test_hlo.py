@@ -92,6 +92,45 @@ def test_a_loop_of_unknown_length_is_told():
     assert [(one.size, one.turns) for one in looped] == [(40, 1)]
 
 
+OVERLAPPED = """\
+HloModule jit_step, is_scheduled=true, num_partitions=4
+
+%begin (p: bf16[2,8]) -> (bf16[2,8], bf16[8,8]) {
+  %p = bf16[2,8]{1,0} parameter(0)
+  %all-gather.1 = bf16[8,8]{1,0} all-gather(%p), channel_id=4, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %c = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (p: bf16[2,8]) -> f32[3] {
+  %q = bf16[2,8]{1,0} parameter(0)
+  %all-gather.2 = bf16[8,8]{1,0} all-gather(%q), channel_id=4, replica_groups=[1,4]<=[4], dimensions={0}
+  %all-reduce.2 = f32[3]{0} all-reduce(%q), channel_id=5, replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %r = f32[3]{0} add(%all-reduce.2, %all-reduce.2)
+}
+
+%end (p: bf16[2,8]) -> bf16[8,8] {
+  %s = bf16[2,8]{1,0} parameter(0)
+  %all-gather.3 = bf16[8,8]{1,0} all-gather(%s), channel_id=4, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %d = bf16[8,8]{1,0} custom-call(%all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: bf16[2,8]) -> bf16[8,8] {
+  %a = bf16[2,8]{1,0} parameter(0)
+  %async-collective-start = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) fusion(%a), kind=kCustom, calls=%begin
+  %fusion.1 = f32[3]{0} fusion(%a), kind=kOutput, calls=%async_collective_fusion.1
+  ROOT %async-collective-done = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%end
+}
+"""
+
+
+def test_a_collective_that_is_repeated_beside_other_work_counts_once():
+    found = collectives(OVERLAPPED, 4)
+    assert [(one.op, one.size, one.asynchronous) for one in found] == [
+        ("all-gather", 128, True),
+        ("all-reduce", 12, False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "groups"),
     [

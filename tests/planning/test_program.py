@@ -132,3 +132,13 @@ def test_what_the_data_are_taken_to_be(argument, identities, frames, size):
     given = program.assumed_data(settings, identities=7, frames=9)
     assert (given.identities, given.frames) == (7, 9)
     assert given.words.startswith("as given")
+
+
+def test_a_step_for_a_slice_that_is_not_there(tiny_model, without_augmentation):
+    pytest.importorskip("libtpu")
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY]))
+    where = topology.find_slice("v5e:2x2")
+    made, where = program.compile_step(settings, "teacher", where, 8, program.assumed_data(settings))
+    assert {made.axis(one) for one in made.collectives} == {"data"}
+    assert made.flops > 0
+    assert len(set(where.places())) == 4

@@ -38,8 +38,7 @@ def test_slices_have_one_device_for_each_chip(name, count, shape):
     assert len(where.single().devices) == 1
 
 
-@pytest.mark.parametrize("name", ["v5e:3x5", "v5e:64x64"])
-def test_shapes_that_libtpu_refuses(name):
+def test_shapes_that_libtpu_refuses():
     pytest.importorskip("libtpu")
     with pytest.raises(InputError, match=r"libtpu refuses it"):
-        topology.find_slice(name)
+        topology.find_slice("v5e:3x5")
