@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rgbd_reid_jax.core.progress import format_seconds
 from rgbd_reid_jax.planning.plan import Side, StagePlan, versions
+from rgbd_reid_jax.planning.roofline import collective_times
 
 _NORM = re.compile(r"/(bn\d*|\w+_bn)/")
 _ASSUMED = """\
@@ -25,7 +26,7 @@ def _lines(plan: StagePlan) -> list[str]:
     lines = [f"stage {plan.stage} on {plan.where.name}: {count} x {plan.chip.name}, {plan.dtype}"]
     lines.append(_line("batch", f"{plan.batch:,} rows, {plan.batch // count:,} a chip"))
     lines.append(_line("data", f"{plan.data.identities} identities, {plan.data.frames:,} frames: {plan.data.words}"))
-    lines.append(_line("peaks", plan.chip.source))
+    lines.append(_line("peaks of", plan.chip.source))
     if plan.found is None:
         lines.append(_line("memory", f"does not fit: {plan.too_large}"))
     else:
@@ -53,7 +54,7 @@ def _program(plan: StagePlan, found: Side) -> list[str]:
     if program.micro_batches > 1:
         words = f"{program.micro_batches} micro-batches: XLA counts their loop once, so work is taken that many times"
         lines.append(_line("", words))
-    lines += _collectives(found)
+    lines += _collectives(plan, found)
     lines.append(
         _line(
             "roofline",
@@ -75,7 +76,7 @@ def _program(plan: StagePlan, found: Side) -> list[str]:
     return lines
 
 
-def _collectives(found: Side) -> list[str]:
+def _collectives(plan: StagePlan, found: Side) -> list[str]:
     """Each kind of collective with how many there are, and what batch norms cause of all."""
     program = found.program
     if not program.collectives:
@@ -87,8 +88,10 @@ def _collectives(found: Side) -> list[str]:
     total = sum(kinds.values())
     size = sum(one.turns * one.size for one in program.collectives)
     apart = sum(one.turns for one in program.collectives if one.asynchronous)
-    norms = sum(one.turns for one in program.collectives if _NORM.search(one.origin))
-    words = f"{total} a step, {_bytes(size)}; {apart} asynchronous; {norms} stem from batch norms"
+    norms = [one for one in program.collectives if _NORM.search(one.origin)]
+    seconds = sum(one.turns * sum(collective_times(one, plan.where, plan.chip)) for one in norms)
+    words = f"{total} a step, {_bytes(size)}; {apart} asynchronous; "
+    words += f"{sum(one.turns for one in norms)} stem from batch norms, {_ms(seconds)}"
     lines = [_line("collectives", words)]
     for (op, dtype, axis, each, asynchronous, known), count in sorted(kinds.items(), key=lambda item: -item[0][3]):
         extra = ", asynchronous" * asynchronous + ", in a loop of unknown length" * (not known)

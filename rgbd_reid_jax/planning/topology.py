@@ -52,10 +52,7 @@ def _matrix(peak: float) -> dict[str, float]:
 
 _GIB = 2**30
 _TORUS_HOP = 1e-6
-_TORUS = (
-    "peaks, memory and its bandwidth: Google Cloud's TPU documentation; links (one way), rings and 1 us per hop: "
-    "'How to Scale Your Model' (Austin et al. 2025), chapters TPUs and Sharding"
-)
+_TORUS = "Google Cloud's TPU pages; links, rings and 1 us a hop of 'How to Scale Your Model' (Austin et al. 2025)"
 TPUS: Mapping[str, Chip] = {
     # Cloud TPU documentation, page v4: 275 TFLOP/s, 32 GiB, 1,200 GB/s a chip. Links: 4.5e10 bytes/s one way, 3 axes.
     "v4": Chip("TPU v4", 32 * _GIB, _matrix(275e12), 1200e9, 4.5e10, _TORUS_HOP, 4, _TORUS),
@@ -71,12 +68,16 @@ _AXES = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
 _PODS = {"v4": 4096, "v5p": 8960, "v5e": 256, "v6e": 256}
 """Chips of a pod, the largest slice (same pages)."""
 
-_NVIDIA = "NVIDIA's data sheets, without sparsity; 'float32' as TF32; NVLink's half for one direction; 1 us per message"
+_AMPERE = {"bfloat16": 312e12, "float32": 156e12}
+_HOPPER = {"bfloat16": 989e12, "float32": 494e12}
+_NVIDIA = "NVIDIA's data sheets, without sparsity; float32 as TF32; one direction of NVLink, 1 us a message assumed"
 GPUS: Mapping[str, Chip] = {
     # Data sheets of A100 80GB SXM, H100 SXM and H200 SXM; NVLink 600, 900 and 900 GB/s in both directions together.
-    "A100": Chip("NVIDIA A100", None, {"bfloat16": 312e12, "float32": 156e12}, 2039e9, 300e9, 1e-6, 0, _NVIDIA),
-    "H100": Chip("NVIDIA H100", None, {"bfloat16": 989e12, "float32": 494e12}, 3350e9, 450e9, 1e-6, 0, _NVIDIA),
-    "H200": Chip("NVIDIA H200", None, {"bfloat16": 989e12, "float32": 494e12}, 4800e9, 450e9, 1e-6, 0, _NVIDIA),
+    "A100-SXM4-80GB": Chip(
+        "NVIDIA A100", None, {"bfloat16": 312e12, "float32": 156e12}, 2039e9, 300e9, 1e-6, 0, _NVIDIA
+    ),
+    "H100 80GB HBM3": Chip("NVIDIA H100", None, _HOPPER, 3350e9, 450e9, 1e-6, 0, _NVIDIA),
+    "H200": Chip("NVIDIA H200", None, _HOPPER, 4800e9, 450e9, 1e-6, 0, _NVIDIA),
 }
 
 

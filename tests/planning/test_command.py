@@ -77,7 +77,7 @@ def test_a_plan_for_a_reader(tiny_model, capsys, monkeypatch):
     assert "batch          64 rows, 8 a chip" in words
     assert "6 identities, 48 frames: its config" in words
     assert "arguments 1 MB + temporaries 8 MB + program 0 B = 9 MB of 1 GB (1 %), a chip" in words
-    assert "1 a step, 8 MB; 0 asynchronous; 1 stem from batch norms" in words
+    assert "1 a step, 8 MB; 0 asynchronous; 1 stem from batch norms, 2 ms" in words
     assert "1 x all-reduce f32 over data, 8 MB each" in words
     # 8e12 / 1e15; 16e6 / 1e12; 2 x 7/8 x 8e6 / 7e9 and two hops of 1 us
     assert "compute 8 ms, memory 0.016 ms, interconnect 2 ms (bytes 2 ms, hops 0.002 ms): compute binds" in words

@@ -34,7 +34,7 @@ def test_wires_of_a_torus(shape, group, bandwidth, hops):
 
 
 def test_wires_that_are_no_torus():
-    chip = GPUS["H100"]
+    chip = GPUS["H200"]
     assert wires(range(8), Slice("attached", [None] * 8, chip, (8,)), chip) == Wires(450e9, 1)
 
 

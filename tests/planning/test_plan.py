@@ -1,0 +1,64 @@
+"""What one chip of a slice does by itself, and what is compiled only once."""
+
+import jax
+import pytest
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.planning import plan as planning
+from rgbd_reid_jax.planning.program import Program
+from rgbd_reid_jax.planning.topology import Chip, Slice
+from rgbd_reid_jax.stages.settings import parse_settings
+
+CHIP = Chip("test", None, {"bfloat16": 1e12, "float32": 1e12}, 1e11, 1e10, 1e-6, 0, "by hand")
+
+
+def settings_of(**changes):
+    content = cli._load("configs/distill.py:biwi").to_dict()
+    content["training"]["teacher"] |= changes
+    content["mesh"]["fsdp"] = 4
+    return parse_settings(content)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Settings and slices that were compiled for."""
+    calls = []
+
+    def compile_step(settings, stage, where, batch, data):
+        stage_settings = settings.training[stage]
+        calls.append((len(where.devices), batch, stage_settings.norm_groups, settings.mesh.fsdp))
+        mesh = {"data": len(where.devices), "fsdp": 1}
+        return Program(batch, batch, len(where.devices), mesh, 1, 1, 1, 3, 1, 1, 1e9, 1e9, [], 1.0), where
+
+    monkeypatch.setattr(planning, "compile_step", compile_step)
+    return calls
+
+
+def where(count: int) -> Slice:
+    return Slice("attached", jax.devices()[:count], CHIP, (count,))
+
+
+def test_one_chip_has_its_share_of_the_work(compiled):
+    planner = planning.Planner(settings_of(batch_size=512, norm_groups=16))
+    made = planner.plan("teacher", where(8))
+    assert compiled == [(8, 512, 16, 4), (1, 64, 2, 1)]
+    assert made.efficiency == (1.0, 1.0)
+    assert made.bounds is None  # the memory is not known
+    planner.plan("teacher", where(4))
+    assert compiled[2:] == [(4, 512, 16, 4), (1, 128, 4, 1)]
+
+
+def test_what_was_compiled_is_not_compiled_again(compiled):
+    planner = planning.Planner(settings_of(), batch_per_chip=16)
+    for count in (8, 4, 8):
+        planner.plan("teacher", where(count))
+    assert compiled == [(8, 128, 1, 4), (1, 16, 1, 1), (4, 64, 1, 4)]
+
+
+def test_parts_of_a_batch_have_to_be_equal():
+    planner = planning.Planner(settings_of(norm_groups=3), batch_per_chip=64)
+    with pytest.raises(InputError, match="512 rows do not divide into micro_batches x norm_groups = 3 parts"):
+        planner.check(["teacher"], [where(8)])
+    with pytest.raises(InputError, match="no positive multiple of 2 micro-batches"):
+        planning.Planner(settings_of(micro_batches=2), batch_per_chip=5).check(["teacher"], [where(8)])
