@@ -43,7 +43,7 @@ def measured_chip(devices: Sequence[Any], dtype: str) -> Chip:
         link = 2 * 4 * _SUMMED * (count - 1) / count / _seconds(total, block(_SUMMED))
     return Chip(
         devices[0].device_kind,
-        _memory(devices),
+        memory_of(devices),
         {dtype: 2 * _PRODUCT**3 / product},
         2 * 4 * _BLOCK / copy,
         link,
@@ -64,7 +64,7 @@ def _seconds(function: Callable[[Any], Any], argument: Any, *, chained: bool = F
     return max(min(found[1:]), 1e-9)
 
 
-def _memory(devices: Sequence[Any]) -> float | None:
+def memory_of(devices: Sequence[Any]) -> float | None:
     """Bytes of one device; of a CPU, its share of the machine's."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit:

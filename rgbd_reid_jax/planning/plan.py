@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,7 +166,9 @@ class Planner:
         """Rows of the largest global batch that was found to fit, and of the smallest that was found not to."""
         limit = chip.memory
         assert limit is not None, "asked for where the memory is known"
-        unit = len(where.devices) * self._settings.training[stage].micro_batches
+        wanted = self._settings.training[stage]
+        parts = wanted.micro_batches
+        unit = math.lcm(parts * len(where.devices), parts * wanted.norm_groups)
 
         def fits(batch: int) -> bool:
             made = self._compile(stage, where, batch)

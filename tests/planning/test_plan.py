@@ -49,6 +49,14 @@ def test_one_chip_has_its_share_of_the_work(compiled):
     assert compiled[2:] == [(4, 512, 16, 4), (1, 128, 4, 1)]
 
 
+def test_every_try_for_the_largest_batch_divides_among_chips_and_groups(compiled):
+    chip = Chip("test", 2.0, {"bfloat16": 1e12}, 1e11, 1e10, 1e-6, 0, "by hand")  # less than the program's 3 bytes
+    planner = planning.Planner(settings_of(batch_size=480, norm_groups=12))
+    made = planner.plan("teacher", Slice("attached", jax.devices(), chip, (8,)))
+    assert made.bounds == (0, 24)
+    assert all(batch % 24 == 0 for count, batch, *_ in compiled if count == 8)
+
+
 def test_what_was_compiled_is_not_compiled_again(compiled):
     planner = planning.Planner(settings_of(), batch_per_chip=16)
     for count in (8, 4, 8):
