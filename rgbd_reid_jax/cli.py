@@ -17,7 +17,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from rgbd_reid_jax.core import distributed, files
-from rgbd_reid_jax.core.errors import InputError, Interrupted
+from rgbd_reid_jax.core.errors import InputError, Interrupted, OutOfMemory
+from rgbd_reid_jax.planning import fitting
 from rgbd_reid_jax.reporting.table import results_table
 from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.job import Job
@@ -184,7 +185,10 @@ def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
         workdir.claim(config)  # last, so that a command that was refused leaves the folder free
         if values.reuse:
             reuse_stages(job, [pathlib.Path(folder) for folder in values.reuse])
-        run_stages(job, stages)
+        try:
+            run_stages(job, stages)
+        except OutOfMemory as error:
+            raise InputError(fitting.message(job, error)) from error
         distributed.on_first(lambda: _tell(workdir))
 
 

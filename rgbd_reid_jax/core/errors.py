@@ -14,6 +14,22 @@ class InputError(ValueError):
     """
 
 
+class OutOfMemory(InputError):
+    """A training step needs more memory than its devices have.
+
+    Args:
+        stage: the training stage.
+        batch_size: rows of its global batch.
+    """
+
+    def __init__(self, stage: str, batch_size: int):
+        self.stage, self.batch_size = stage, batch_size
+        super().__init__(
+            f"stage {stage} with training.{stage}.batch_size={batch_size} needs more memory than its devices have; "
+            f"choose a smaller batch, or --config.training.{stage}.micro_batches=2 (docs/scaling.md)"
+        )
+
+
 class Interrupted(Exception):
     """The user or the cluster asked the job to stop; what was done is saved.
 

@@ -1,0 +1,75 @@
+"""A training step that is too large for its devices: one line with a batch that fits them."""
+
+import re
+
+import jax
+import pytest
+
+from rgbd_reid_jax import cli
+from rgbd_reid_jax.planning import fitting, program
+from rgbd_reid_jax.stages import training
+
+TEACHER = "--config.training.teacher"
+_LIMIT = 14.4e6  # bytes of one of eight devices: 24 rows take 13.8 MB, 32 take 14.9
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path, tiny_data_dir):
+    """The line that a run ends with whose first step finds no memory, on devices with `limit` bytes."""
+
+    def too_large(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+    def run(limit, *arguments):
+        monkeypatch.setattr(training, "train", too_large)
+        monkeypatch.setattr(fitting, "memory_of", lambda devices: limit)
+        words = ["main", "--config=configs/distill.py", "--config.dataset.config=tiny", f"--workdir={tmp_path / 'run'}"]
+        words += [f"--config.dataset.data_dir={tiny_data_dir}", f"{TEACHER}.batch_size=48"]
+        assert cli.run([*words, "--config.export.platforms=('cpu',)", *arguments]) == 2
+        out, errors = capsys.readouterr()
+        assert len(errors.splitlines()) == 1
+        assert "stage teacher with training.teacher.batch_size=48 needs more memory than its devices have" in errors
+        return out, errors
+
+    return run
+
+
+def fake_program(monkeypatch):
+    """Steps that take 1 GB and 0.1 GB a row, without compiling them; the batches that were tried."""
+    tried = []
+
+    def compiled(settings, stage, where, batch, data):
+        tried.append(batch)
+        if batch > 40:
+            raise program.TooLarge("Ran out of memory")
+        return type("Program", (), {"peak": 1e9 + 1e8 * batch}), where
+
+    monkeypatch.setattr(fitting, "compile_step", compiled)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments", "words"),
+    [
+        (3.0e9, ["sampling.name=shuffle"], ["a batch of 16 fits: --config.training.teacher.batch_size=16"]),
+        (4.3e9, ["sampling.name=shuffle"], ["a batch of 32 fits: --config.training.teacher.batch_size=32"]),
+        (4.3e9, ["sampling.people=4", "sampling.frames=12"], ["24 fits", "batch_size=24", "sampling.people=2"]),
+        (1.0e9, ["sampling.name=shuffle"], ["not even a batch of 8 fits"]),
+        (None, ["sampling.name=shuffle"], ["choose a smaller batch, or --config.training.teacher.micro_batches=2"]),
+    ],
+)
+def test_the_batch_that_fits_is_named(refused, monkeypatch, limit, arguments, words):
+    tried = fake_program(monkeypatch)
+    _, line = refused(limit, *(f"{TEACHER}.{one}" for one in arguments))
+    assert all(word in line for word in words), line
+    assert all(batch % 8 == 0 and batch < 48 for batch in tried)  # of eight devices
+    assert bool(tried) == (limit is not None)
+
+
+def test_by_the_compilers_own_count(refused):
+    out, line = refused(_LIMIT, f"{TEACHER}.sampling.name=shuffle")
+    found = re.findall(rf"a batch of (\d+) takes ([\d.]+) of {_LIMIT / 1e6:.1f} MB", out)
+    peaks = {int(rows): float(size) for rows, size in found}
+    most = max(rows for rows, size in peaks.items() if size < _LIMIT / 1e6)
+    assert min(rows for rows, size in peaks.items() if size > _LIMIT / 1e6) == most + 8
+    assert f"a batch of {most} fits" in line
