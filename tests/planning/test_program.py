@@ -142,3 +142,13 @@ def test_a_step_for_a_slice_that_is_not_there(tiny_model, without_augmentation):
     assert {made.axis(one) for one in made.collectives} == {"data"}
     assert made.flops > 0
     assert len(set(where.places())) == 4
+
+
+def test_a_step_that_is_too_large_for_its_chip(tiny_model, without_augmentation):
+    pytest.importorskip("libtpu")
+    overrides = ("--config.training.teacher.losses.weighted_triplet=0.0",)
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY, *overrides]))
+    with pytest.raises(program.TooLarge, match=r"Ran out of memory on HBM.*exceeds available HBM \(15\.75G\)"):
+        program.compile_step(
+            settings, "teacher", topology.find_slice("v5e:1x1"), 1_000_000, program.assumed_data(settings)
+        )
