@@ -8,18 +8,18 @@ the reader of its output has left.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.command import Parser, print_result
 from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.metrics.embeddings import Embeddings
@@ -36,37 +36,20 @@ _SCORES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes on the command line are one line as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists the flags")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    try:
+
+    def command() -> str:
         options = _parser().parse_args(arguments)
-        with contextlib.redirect_stdout(sys.stderr):  # progress is no result
-            text = _protocols() if options.list else _run(options)
-        print(text, flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr, flush=True)
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+        return _protocols() if options.list else _run(options)
+
+    return print_result(command, "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "python -m rgbd_reid_jax.evaluate",
         description="Scores saved embeddings; docs/evaluation.md.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--query", metavar="FILE.npz", help="embedding [N, D], person_id [N], camera_id [N], and optional keys")

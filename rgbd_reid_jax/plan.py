@@ -11,44 +11,22 @@ the reader of its output has left.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rgbd_reid_jax.core import compile_cache
+from rgbd_reid_jax.core.command import Parser, print_result
 from rgbd_reid_jax.core.errors import InputError
 
 SCHEMA = 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes on the command line are one line as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists the flags")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        options, overrides = _options(arguments)
-        with contextlib.redirect_stdout(sys.stderr):  # progress is no result
-            text = _run(options, overrides)
-        print(text, flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was printed", file=sys.stderr, flush=True)
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+    return print_result(lambda: _run(*_options(arguments)), "nothing was printed")
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -57,11 +35,10 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     Raises:
         InputError: a flag is missing, unknown, or has a value that it cannot take.
     """
-    parser = _Parser(
+    parser = Parser(
         "python -m rgbd_reid_jax.plan",
         description="Capacity planning without the hardware; docs/planning.md.",
         epilog="--config.x.y=z changes the configuration as in rgbd_reid_jax.main.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--config", metavar="FILE[:ARGUMENT]", help="configuration of the run")

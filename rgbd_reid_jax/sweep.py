@@ -13,9 +13,10 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, Interrupted, disk_full
 from rgbd_reid_jax.core.progress import say
 
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from rgbd_reid_jax.sweeps.plan import Sweep
     from rgbd_reid_jax.sweeps.run import Outcome
     from rgbd_reid_jax.sweeps.statistics import Rows
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes on the command line are one line as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists the flags")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +55,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         InputError: a flag is missing, unknown, or has a value that it cannot take.
     """
-    parser = _Parser(
-        "python -m rgbd_reid_jax.sweep", description="Compares methods over seeds; docs/sweep.md.", allow_abbrev=False
-    )
+    parser = Parser("python -m rgbd_reid_jax.sweep", description="Compares methods over seeds; docs/sweep.md.")
     add = parser.add_argument
     add("--sweep", metavar="FILE[:ARGUMENT]", help="defines get_sweep(): methods, runs, directions")
     add("--workdir", metavar="DIR", help="where the runs' workdirs and logs lie: DIR/METHOD/RUN, DIR/METHOD/RUN.log")

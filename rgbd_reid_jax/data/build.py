@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = command.Parser("python -m rgbd_reid_jax.data.build", "Builds a dataset; docs/datasets.md.")
+    parser = command.DatasetParser("python -m rgbd_reid_jax.data.build", "Builds a dataset; docs/datasets.md.")
     parser.add_argument("--list", action="store_true", help="show datasets, their configs and their knobs")
     options = command.arguments_of(parser, arguments)
     if options.list:

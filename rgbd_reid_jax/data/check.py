@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = command.Parser("python -m rgbd_reid_jax.data.check", "Checks a dataset; docs/datasets.md.")
+    parser = command.DatasetParser("python -m rgbd_reid_jax.data.check", "Checks a dataset; docs/datasets.md.")
     parser.add_argument("--sheet", default="", metavar="PNG", help="write a picture of aligned colour and depth")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and all else to standard error")
     options = command.arguments_of(parser, arguments)

@@ -7,16 +7,17 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.data import dataset
 
 _INTERRUPTED, _UNUSABLE = 130, 2
 
 
-class Parser(argparse.ArgumentParser):
-    """Takes the arguments that name a dataset; mistakes are one line as everywhere.
+class DatasetParser(Parser):
+    """Takes the arguments that name a dataset.
 
     Args:
         command: as it is typed, "python -m ...".
@@ -24,16 +25,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, description: str):
-        super().__init__(command, description=description, allow_abbrev=False)
+        super().__init__(command, description=description)
         add = self.add_argument
         add("dataset", nargs="?", metavar="NAME[/CONFIG]", help=f"one of {', '.join(dataset.DATASETS)}, and its config")
         add("--manual_dir", default="", metavar="DIR", help="your own files of the dataset; needed to build it")
         add("--data_dir", default="", metavar="DIR", help="where datasets lie: $TFDS_DATA_DIR or ~/tensorflow_datasets")
         add("--knobs", default="", metavar="A=1,B=2", help="changes to the config; a dataset of its own")
         add("--workers", type=int, default=0, metavar="N", help="processes that build (default: chosen by size)")
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists the arguments")
 
 
 def opened(options: argparse.Namespace) -> Any:
@@ -108,7 +106,7 @@ def writable(flag: str, path: str) -> pathlib.Path:
     return file
 
 
-def arguments_of(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+def arguments_of(parser: DatasetParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The parsed command line; a slash at its end or a version do no harm to the dataset's name."""
     options = parser.parse_args(arguments)
     if options.dataset:
