@@ -87,20 +87,19 @@ def every(views):
 def test_the_sum_is_that_of_the_single_losses_times_their_weights(every):
     weights, total, figures, single = every
     for name in LOSSES:
-        found = figures[name] if name != "cosine" else 1.0 - figures[name]  # that name is the figure between twins
-        assert float(found) == pytest.approx(float(single[name]), rel=1e-5, abs=1e-6), name
+        assert float(figures[name]) == pytest.approx(float(single[name]), rel=1e-5, abs=1e-6), name
     assert float(total) == pytest.approx(sum(weight * single[name] for name, weight in weights.items()), rel=1e-5)
 
 
 def test_figures_are_named_after_their_loss(every, views):
     figures = every[2]
     own = set(figures) - set(LOSSES)
-    assert {name for name in own if "/" not in name} == {"accuracy"}
-    assert {name.split("/")[0] for name in own - {"accuracy"}} == set(METRIC_LOSSES) | set(PAIR_LOSSES)
+    assert {name for name in own if "/" not in name} == {"accuracy", "twin_cosine"}
+    assert {name.split("/")[0] for name in own - {"accuracy", "twin_cosine"}} == set(METRIC_LOSSES) | set(PAIR_LOSSES)
     assert {"triplet/positive", "pair_softmax/share", "hetero_centre/people", "pair_triplet/active"} <= own
     labels = jnp.asarray(_IN_TURN[0])
     assert float(figures["accuracy"]) == pytest.approx(float(accuracy(views.logits, labels)))
-    assert float(figures["cosine"]) == pytest.approx(float(mean_cosine(*views.twins)), rel=1e-5)
+    assert float(figures["twin_cosine"]) == pytest.approx(float(mean_cosine(*views.twins)), rel=1e-5)
 
 
 def test_a_single_loss_has_no_figure_of_its_own_name(views):
@@ -114,7 +113,7 @@ def test_losses_of_weight_0_are_not_computed(views):
     empty = Views(views.identity, twins=views.twins)
     weights = {**dict.fromkeys(LOSSES, 0.0), "mean_squared": 1.0}
     total, figures = value_of(weights, empty)
-    assert set(figures) == {"cosine"}
+    assert set(figures) == {"twin_cosine"}
     assert float(total) == pytest.approx(float(DISTILLATION_LOSSES["mean_squared"](*views.twins)), rel=1e-6)
     assert weighted.used(weights) == {"mean_squared": 1.0}
 

@@ -187,7 +187,7 @@ def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, the
     running = []
     for index, arguments in enumerate((ours, theirs)):
         variables = {"RGBD_REID_COORDINATOR": f"127.0.0.1:{port}", "RGBD_REID_PROCESSES": "2"}
-        config = f"--config={REPOSITORY / 'configs' / 'distill.py'}"
+        config = f"--config={REPOSITORY / 'configs' / 'attention.py'}"
         command = [sys.executable, "-m", "rgbd_reid_jax.main", *SMALL[1:], config, *arguments, "--distributed=env"]
         running.append(
             subprocess.Popen(

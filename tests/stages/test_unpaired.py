@@ -80,7 +80,7 @@ def test_distillation_refuses_unpaired_frames_before_the_teacher_s_work(job_on, 
 def test_a_teacher_alone_needs_no_pairs(job_on, monkeypatch):
     seen = {}
 
-    def remember(job, name, init, frames, images, columns, objective, given=None):
+    def remember(job, name, step, init, frames, columns, given=None):
         seen.update(frames=frames, identity=columns["identity"])
 
     monkeypatch.setattr(training, "_run", remember)
