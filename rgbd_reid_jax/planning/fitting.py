@@ -8,7 +8,7 @@ from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.errors import OutOfMemory
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.planning.measure import memory_of
-from rgbd_reid_jax.planning.program import TooLarge, assumed_data, compile_step
+from rgbd_reid_jax.planning.program import TooLarge, assumed_data, batch_unit, compile_step
 from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import attached
 from rgbd_reid_jax.stages.job import Job
@@ -27,7 +27,7 @@ def message(job: Job, error: OutOfMemory) -> str:
     wanted, frames = settings.training[stage], job.training_frames(stage)
     data = assumed_data(settings, len(np.unique(frames.labels["person_id"])), len(frames))
     where = attached()
-    unit = math.lcm(job.mesh.size * wanted.micro_batches, wanted.micro_batches * wanted.norm_groups)
+    unit = batch_unit(settings, stage, job.mesh.size)
     grouped = wanted.sampling.name != "shuffle"
     if grouped:
         unit = math.lcm(unit, wanted.sampling.frames)

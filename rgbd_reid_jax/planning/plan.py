@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,15 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch, make_mesh
 from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.planning.measure import measured_chip
-from rgbd_reid_jax.planning.program import Data, Program, TooLarge, assumed_data, compile_step, whole_batches
+from rgbd_reid_jax.planning.program import (
+    Data,
+    Program,
+    TooLarge,
+    assumed_data,
+    batch_unit,
+    compile_step,
+    whole_batches,
+)
 from rgbd_reid_jax.planning.roofline import Times, step_times
 from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import Chip, Slice, find_slice
@@ -166,9 +173,7 @@ class Planner:
         """Rows of the largest global batch that was found to fit, and of the smallest that was found not to."""
         limit = chip.memory
         assert limit is not None, "asked for where the memory is known"
-        wanted = self._settings.training[stage]
-        parts = wanted.micro_batches
-        unit = math.lcm(parts * len(where.devices), parts * wanted.norm_groups)
+        unit = batch_unit(self._settings, stage, len(where.devices))
 
         def fits(batch: int) -> bool:
             made = self._compile(stage, where, batch)

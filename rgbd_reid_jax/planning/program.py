@@ -4,6 +4,7 @@ It is the step that a run compiles (`stages.step`, `training.loop.compiled_step`
 """
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import batch_sharding, check_batch, make_mesh, replicated, shardings
+from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.dataset import dataset_config
 from rgbd_reid_jax.data.frames import NOWHERE, Placed
 from rgbd_reid_jax.models.pair import embedding_width
@@ -148,7 +150,7 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporaries, code = memory.temp_size_in_bytes + extra, memory.generated_code_size_in_bytes
     total = memory.argument_size_in_bytes + temporaries + code
-    images = batch * (2 if settings.training[stage].modality == "both" else 1)
+    images = batch * (len(MODALITIES) if settings.training[stage].modality == BOTH else 1)
     host = sum(leaf.size * leaf.dtype.itemsize for leaf in rows.values()) // mesh.size
     program = Program(
         batch=batch,
@@ -220,6 +222,12 @@ def _why(error: Exception) -> str:
         if mark in text:
             return text[text.index(mark) :].split(". ")[0][:200]
     return text[:200]
+
+
+def batch_unit(settings: Settings, stage: str, devices: int) -> int:
+    """What every global batch of a stage is a multiple of: its devices, micro-batches and norm groups divide it."""
+    wanted = settings.training[stage]
+    return wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
 
 
 def whole_batches(settings: Settings, stage: str, where: Slice, per_chip: int) -> int:

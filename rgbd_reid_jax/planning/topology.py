@@ -73,9 +73,7 @@ _HOPPER = {"bfloat16": 989e12, "float32": 494e12}
 _NVIDIA = "NVIDIA's data sheets, without sparsity; float32 as TF32; one direction of NVLink, 1 us a message assumed"
 GPUS: Mapping[str, Chip] = {
     # Data sheets of A100 80GB SXM, H100 SXM and H200 SXM; NVLink 600, 900 and 900 GB/s in both directions together.
-    "A100-SXM4-80GB": Chip(
-        "NVIDIA A100", None, {"bfloat16": 312e12, "float32": 156e12}, 2039e9, 300e9, 1e-6, 0, _NVIDIA
-    ),
+    "A100-SXM4-80GB": Chip("NVIDIA A100", None, _AMPERE, 2039e9, 300e9, 1e-6, 0, _NVIDIA),
     "H100 80GB HBM3": Chip("NVIDIA H100", None, _HOPPER, 3350e9, 450e9, 1e-6, 0, _NVIDIA),
     "H200": Chip("NVIDIA H200", None, _HOPPER, 4800e9, 450e9, 1e-6, 0, _NVIDIA),
 }
