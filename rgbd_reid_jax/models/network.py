@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
-from rgbd_reid_jax.models.resnet import PARTS, RESNETS, ResNet, he_normal
+from rgbd_reid_jax.models.convolution import he_normal
+from rgbd_reid_jax.models.resnet import PARTS, RESNETS, ResNet
 from rgbd_reid_jax.models.vit import VITS, ViT
 
 Tree = Mapping[str, Any]

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import MODALITIES
+from rgbd_reid_jax.models.convolution import he_normal
 from rgbd_reid_jax.models.network import Model, Tree
-from rgbd_reid_jax.models.resnet import RESNETS, he_normal
+from rgbd_reid_jax.models.resnet import RESNETS
 
 GATES = ("none", "self", "pairwise", "middle")
 

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from rgbd_reid_jax.models.convolution import Conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +50,6 @@ RESNETS = {
 }
 
 
-def _convolution(features: int, kernel: int, stride: int, name: str, dtype: Any) -> nn.Conv:
-    padding = (kernel - 1) // 2  # torchvision's, which differs from "SAME" when the stride is 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((padding, padding), (padding, padding)),
-        use_bias=False,
-        kernel_init=he_normal,
-        dtype=dtype,
-        name=name,
-    )
-
-
 class _Block(nn.Module):
     """One residual block."""
 
@@ -82,11 +67,11 @@ class _Block(nn.Module):
         for index, kernel in enumerate(kernels):
             last = index == len(kernels) - 1
             stride = self.stride if index == strided else 1
-            y = _convolution(out if last else self.width, kernel, stride, f"conv{index + 1}", self.dtype)(y)
+            y = Conv(out if last else self.width, kernel, stride, self.dtype, name=f"conv{index + 1}")(y)
             y = batch_norm(self.path, f"bn{index + 1}", mode, self.dtype)(y)
             y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
-            x = _convolution(out, 1, self.stride, "downsample_conv", self.dtype)(x)
+            x = Conv(out, 1, self.stride, self.dtype, name="downsample_conv")(x)
             x = batch_norm(self.path, "downsample_bn", mode, self.dtype)(x)
         return nn.relu(x + y)
 
@@ -116,7 +101,7 @@ class ResNet(nn.Module):
         spec = self.spec
         x = x.astype(self.dtype)
         if begin == 0 < end:
-            x = _convolution(spec.stem_width, spec.stem_kernel, 2, "conv1", self.dtype)(x)
+            x = Conv(spec.stem_width, spec.stem_kernel, 2, self.dtype, name="conv1")(x)
             x = nn.relu(batch_norm(self.path, "bn1", mode, self.dtype)(x))
             if spec.stem_pool:
                 padding: Any = ((1, 1), (1, 1))  # Flax takes it, but its default, a string, is all a checker sees

@@ -1,0 +1,163 @@
+"""Convolutions against XLA's own: values and gradients, sharded, recomputed, mapped, exported, in a network."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rgbd_reid_jax.models.batch_norm import NormMode
+from rgbd_reid_jax.models.convolution import Conv, convolution
+from rgbd_reid_jax.models.resnet import RESNETS, ResNet
+
+
+def plain(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def drawn(*shape, dtype=jnp.float32, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def both_gradients(function, stride, size):
+    """(output, gradients of image and kernel) for a given gradient of the output, compiled."""
+
+    def run(x, kernel, gradient):
+        y, pull = jax.vjp(lambda x, kernel: function(x, kernel, stride, (size - 1) // 2), x, kernel)
+        return y, *pull(gradient)
+
+    return jax.jit(run)
+
+
+def operands(height, width, size, stride, channels, out, dtype=jnp.float32, batch=8):
+    pad = (size - 1) // 2
+    high, wide = ((length + 2 * pad - size) // stride + 1 for length in (height, width))
+    return (
+        drawn(batch, height, width, channels, dtype=dtype),
+        drawn(size, size, channels, out, dtype=dtype, seed=1),
+        drawn(batch, high, wide, out, dtype=dtype, seed=2),
+    )
+
+
+def assert_close(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+
+
+# Every kernel and stride of RESNETS; widths below and above where another form is taken; even, odd and tiny maps.
+@pytest.mark.parametrize(("height", "width"), [(8, 4), (9, 6), (6, 9), (7, 5), (4, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("size", "stride", "channels", "out"),
+    [
+        *((7, 2, 3, 8), (5, 2, 3, 8), (3, 2, 3, 4), (3, 2, 64, 72), (3, 1, 64, 72), (3, 1, 72, 64), (3, 1, 16, 64)),
+        *((1, 1, 8, 16), (1, 2, 8, 16), (1, 1, 40, 32), (1, 2, 32, 40)),
+    ],
+)
+def test_values_and_gradients_are_those_of_xla(height, width, size, stride, channels, out):
+    arguments = operands(height, width, size, stride, channels, out, batch=3)
+    expected = both_gradients(plain, stride, size)(*arguments)
+    assert_close(both_gradients(convolution, stride, size)(*arguments), expected, 3e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (3, 2, 32), (1, 2, 32)])
+def test_bfloat16_is_that_of_xla_bit_for_bit(size, stride, channels):
+    arguments = operands(8, 4, size, stride, channels, 64, jnp.bfloat16)
+    expected = both_gradients(plain, stride, size)(*arguments)
+    assert_close(both_gradients(convolution, stride, size)(*arguments), expected, 0)
+
+
+def test_rounding_is_about_that_of_the_definition():
+    x, kernel, gradient = (np.asarray(one, np.float64) for one in operands(8, 4, 3, 1, 128, 128))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = [[padded[:, i : i + 8, j : j + 4] for j in range(3)] for i in range(3)]
+    y = sum(windows[i][j] @ kernel[i, j] for i in range(3) for j in range(3))
+    summed = np.array([[np.tensordot(one, gradient, ((0, 1, 2), (0, 1, 2))) for one in row] for row in windows])
+    found = both_gradients(convolution, 1, 3)(*(jnp.asarray(one, jnp.float32) for one in (x, kernel, gradient)))
+    assert_close((found[0], found[2]), (jnp.asarray(y, jnp.float32), jnp.asarray(summed, jnp.float32)), 2e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32)])
+def test_a_sharded_batch_gives_the_same(mesh_of, size, stride, channels):
+    arguments = operands(8, 4, size, stride, channels, 64, batch=16)
+    run = both_gradients(convolution, stride, size)
+    rows, everywhere = (NamedSharding(mesh_of(8), PartitionSpec(*axes)) for axes in (("data",), ()))
+    sharded = [jax.device_put(one, where) for one, where in zip(arguments, (rows, everywhere, rows), strict=True)]
+    text = run.lower(*sharded).compile().as_text() or ""
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+    found = run(*sharded)
+    assert found[0].sharding.is_equivalent_to(rows, 4)
+    assert_close(found, run(*arguments), 1e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32)])
+def test_recomputed_and_mapped(size, stride, channels):
+    arguments = operands(8, 4, size, stride, channels, 64)
+    run = both_gradients(convolution, stride, size)
+    expected = run(*arguments)
+    again = jax.checkpoint(convolution, static_argnums=(2, 3))
+    assert_close(both_gradients(again, stride, size)(*arguments), expected, 1e-6)
+    mapped = jax.vmap(run)(*(jnp.stack([one, 2 * one]) for one in arguments))
+    assert_close([one[0] for one in mapped], expected, 1e-6)
+    assert_close([one[1] for one in mapped], [4 * expected[0], 4 * expected[1], 4 * expected[2]], 1e-6)
+
+
+def test_a_program_for_any_batch_and_several_platforms():
+    x, kernel, _ = operands(8, 4, 3, 1, 64, 64)
+    (batch,) = jax.export.symbolic_shape("batch")
+    forward = jax.jit(functools.partial(convolution, stride=1, padding=1))
+    program = jax.export.export(forward, platforms=("cpu", "cuda", "tpu"))(
+        jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel
+    )
+    for count in (1, 8):
+        assert_close([program.call(x[:count], kernel)], [plain(x[:count], kernel, 1, 1)], 1e-6)
+
+
+def test_accelerators_get_the_plain_convolution_in_both_directions():
+    arguments = operands(8, 4, 3, 1, 64, 64)
+    run = both_gradients(convolution, 1, 3)
+    for platform, convolutions in (("cpu", 0), ("tpu", 3)):
+        text = run.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_the_layer_is_that_of_flax():
+    x = drawn(2, 8, 4, 32)
+    ours = Conv(40, 3, 2)
+    theirs = nn.Conv(
+        40,
+        (3, 3),
+        (2, 2),
+        padding=((1, 1), (1, 1)),
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    )
+    variables = ours.init(jax.random.key(0), x)
+    expected = theirs.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert_close([ours.apply(variables, x)], [theirs.apply(expected, x)], 1e-6)
+
+
+def test_a_network_of_recomputed_blocks_has_the_same_gradients():
+    images = drawn(4, 32, 16, 3)
+    variables = jax.jit(ResNet(RESNETS["small"]).init, static_argnums=2)(jax.random.key(0), images, NormMode(False))
+
+    def gradients(remat):
+        def loss(params):
+            module = ResNet(RESNETS["small"], remat=remat)
+            y, _ = module.apply({**variables, "params": params}, images, NormMode(True), mutable=["batch_stats"])
+            return jnp.sum(y**2)
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    assert_close(jax.tree.leaves(gradients(True)), jax.tree.leaves(gradients(False)), 1e-3)
