@@ -15,6 +15,8 @@ never by the batch size:
   and the image's gradient is the output's formula with the kernel turned and its channels swapped. The transforms
   are sums and halves, so results are those of the definition up to rounding.
 - the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
+- outputs narrower than the kernel, where XLA's loops take a hundred times as long: the image's parts under the kernel's
+  places side by side, as one product; without differentiation too.
 """
 
 import functools
@@ -34,6 +36,7 @@ _MANY = 64  # channels from which Winograd pays: its transforms grow with them, 
 _TURNED = (3, 1, 2, 0)
 
 Grid = list[list[jax.Array]]
+Form = Callable[..., jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -49,87 +52,78 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> j
     Returns:
         The same dtype, [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
-    return _plain(x, kernel, stride, padding)
+    quick, plain = _forms(stride, padding)
+    return _by_platform(quick if _narrow(x, kernel, stride, padding) else plain, plain, x, kernel)
 
 
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    quick = functools.partial(_output, stride=stride, padding=padding)
-    return _by_platform(quick, plain, x, kernel), (x, kernel)
+    return _by_platform(*_forms(stride, padding), x, kernel), (x, kernel)
 
 
 def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    options = {"stride": stride, "padding": padding}
-    images, kernels = functools.partial(_image_gradient, **options), functools.partial(_kernel_gradient, **options)
-    plain_images, plain_kernels = (
-        functools.partial(_plain_images, **options),
-        functools.partial(_plain_kernels, **options),
-    )
-    x, kernel = residuals
+    quick, plain = _forms(stride, padding)
+    images, kernels = functools.partial(_image_gradient, quick), functools.partial(_kernel_gradient, quick)
+    if _tiled(residuals[1], stride, padding):
+        images, kernels = _winograd_image_gradient, _winograd_kernel_gradient
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
-    return _by_platform(images, plain_images, x, kernel, gradient), _by_platform(
-        kernels, plain_kernels, x, kernel, gradient
+    return (
+        _by_platform(images, functools.partial(_image_gradient, plain), *residuals, gradient),
+        _by_platform(kernels, functools.partial(_kernel_gradient, plain), *residuals, gradient),
     )
 
 
 convolution.defvjp(_forward, _backward)
 
 
-def _by_platform(quick: Callable[..., jax.Array], plain: Callable[..., jax.Array], *arguments: jax.Array) -> jax.Array:
-    if arguments[0].dtype != jnp.float32:
+def _forms(stride: int, padding: int) -> tuple[Form, Form]:
+    """CPUs' convolution and the other platforms'."""
+    return functools.partial(_quick, stride=stride, padding=padding), functools.partial(
+        _plain, stride=stride, padding=padding
+    )
+
+
+def _by_platform(quick: Form, plain: Form, *arguments: jax.Array) -> jax.Array:
+    if quick is plain or arguments[0].dtype != jnp.float32:
         return plain(*arguments)
     return lax.platform_dependent(*arguments, cpu=quick, default=plain)
+
+
+def _image_gradient(form: Form, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    return jax.vjp(lambda one: form(one, kernel), x)[1](gradient)[0]
+
+
+def _kernel_gradient(form: Form, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    return jax.vjp(lambda one: form(x, one), kernel)[1](gradient)[0]
 
 
 def _plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=_LAYOUT)
 
 
-def _plain_images(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: int) -> jax.Array:
-    return jax.vjp(lambda one: _plain(one, kernel, stride, padding), x)[1](gradient)[0]
-
-
-def _plain_kernels(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: int) -> jax.Array:
-    return jax.vjp(lambda one: _plain(x, one, stride, padding), kernel)[1](gradient)[0]
-
-
-def _output(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size = kernel.shape[0]
     if size == 1 and padding == 0:
         return _product(x[:, ::stride, ::stride], kernel[0, 0])
     if _tiled(kernel, stride, padding):
         return _winograd(x, kernel)
+    if _narrow(x, kernel, stride, padding):
+        return _side_by_side(x, kernel, stride, padding)
     if kernel.shape[2] < _FEW and size == 5 and stride == 2 and x.shape[2] % 2 == 0:
         return _in_pairs(x, kernel, padding)
     return _plain(x, kernel, stride, padding)
 
 
-def _image_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: int) -> jax.Array:
-    if kernel.shape[0] == 1 and padding == 0:
-        found = _product(gradient, kernel[0, 0], over=1)
-        sizes = zip(x.shape[1:3], found.shape[1:3], strict=True)
-        spread = [(0, length - stride * (count - 1) - 1, stride - 1) for length, count in sizes]
-        return lax.pad(found, jnp.zeros((), found.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
-    if _tiled(kernel, stride, padding):
-        return _winograd(gradient, kernel, turned=True)
-    return _plain_images(x, kernel, gradient, stride, padding)
-
-
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, padding: int) -> jax.Array:
-    if kernel.shape[0] == 1 and padding == 0:
-        return _summed_product(x[:, ::stride, ::stride], gradient)[None, None]
-    if _tiled(kernel, stride, padding):
-        return _winograd_kernel_gradient(x, gradient)
-    return _plain_kernels(x, kernel, gradient, stride, padding)
-
-
 def _product(x: jax.Array, matrix: jax.Array, over: int = 0) -> jax.Array:
-    """[B, h, w, C] times [C, O], or with `over` 1 times the transpose of [O, C]."""
-    return lax.dot_general(x, matrix, (((3,), (over,)), ((), ())))
+    """[B, h, w, C] times [C, O], or with `over` 1 times the transpose of [O, C].
+
+    As a matrix of B h w rows, so that the gradient of [C, O] is a product of two matrices as well.
+    """
+    y = lax.dot_general(x.reshape(-1, x.shape[3]), matrix, (((1,), (over,)), ((), ())))
+    return y.reshape(*x.shape[:3], y.shape[1])
 
 
 def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -152,6 +146,25 @@ def _in_pairs(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     return lax.conv_general_dilated(
         pairs, kernel, (2, 1), ((padding, padding), (before, after)), dimension_numbers=_LAYOUT
     )
+
+
+def _narrow(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    """Whether the output is narrower than the kernel."""
+    size = kernel.shape[0]
+    return min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
+
+
+def _side_by_side(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """A convolution as one product with the images' parts under each place of the kernel, one after another."""
+    size = kernel.shape[0]
+    high, wide = ((length + 2 * padding - size) // stride * stride + 1 for length in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    places = [
+        padded[:, row : row + high : stride, column : column + wide : stride]
+        for row in range(size)
+        for column in range(size)
+    ]
+    return _product(jnp.concatenate(places, axis=3), kernel.reshape(-1, kernel.shape[3]))
 
 
 def _tiled(kernel: jax.Array, stride: int, padding: int) -> bool:
@@ -178,8 +191,13 @@ def _winograd(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.A
     return even[:, :height, :width]
 
 
-def _winograd_kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient [3, 3, C, O] of that convolution's kernel."""
+def _winograd_image_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    del x
+    return _winograd(gradient, kernel, turned=True)
+
+
+def _winograd_kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    del kernel
     _, height, width, _ = gradient.shape
     even = jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     tiles = [_gradient_transform(row, 2) for row in _gradient_transform(even, 1)]

@@ -131,6 +131,14 @@ def test_accelerators_get_the_plain_convolution_in_both_directions():
         assert text.count("stablehlo.convolution") == convolutions
 
 
+@pytest.mark.parametrize(("height", "width", "convolutions"), [(4, 2, 0), (2, 8, 0), (4, 3, 1)])
+def test_narrow_maps_are_products_without_differentiation_too(height, width, convolutions):
+    x, kernel, _ = operands(height, width, 3, 1, 64, 72)
+    run = jax.jit(functools.partial(convolution, stride=1, padding=1))
+    assert_close([run(x, kernel)], [plain(x, kernel, 1, 1)], 1e-6)
+    assert run.lower(x, kernel).as_text().count("stablehlo.convolution") == convolutions
+
+
 def test_the_layer_is_that_of_flax():
     x = drawn(2, 8, 4, 32)
     ours = Conv(40, 3, 2)
