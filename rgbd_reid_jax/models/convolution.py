@@ -33,6 +33,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW = 8  # input channels below which columns are paired
 _MANY = 64  # channels from which Winograd pays: its transforms grow with them, its products with their square
+_COLUMNS = 512  # below which a product is quicker with its factors exchanged, if that writes more columns
 _TURNED = (3, 1, 2, 0)
 
 Grid = list[list[jax.Array]]
@@ -67,6 +68,8 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     quick, plain = _forms(stride, padding)
     images, kernels = functools.partial(_image_gradient, quick), functools.partial(_kernel_gradient, quick)
+    if _pointwise(residuals[1], padding):
+        kernels = functools.partial(_pointwise_kernel_gradient, stride)
     if _tiled(residuals[1], stride, padding):
         images, kernels = _winograd_image_gradient, _winograd_kernel_gradient
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
@@ -106,7 +109,7 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Ar
 
 def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size = kernel.shape[0]
-    if size == 1 and padding == 0:
+    if _pointwise(kernel, padding):
         return _product(x[:, ::stride, ::stride], kernel[0, 0])
     if _tiled(kernel, stride, padding):
         return _winograd(x, kernel)
@@ -117,18 +120,29 @@ def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Ar
     return _plain(x, kernel, stride, padding)
 
 
-def _product(x: jax.Array, matrix: jax.Array, over: int = 0) -> jax.Array:
-    """[B, h, w, C] times [C, O], or with `over` 1 times the transpose of [O, C].
+def _pointwise(kernel: jax.Array, padding: int) -> bool:
+    return kernel.shape[0] == 1 and padding == 0
 
-    As a matrix of B h w rows, so that the gradient of [C, O] is a product of two matrices as well.
-    """
-    y = lax.dot_general(x.reshape(-1, x.shape[3]), matrix, (((1,), (over,)), ((), ())))
-    return y.reshape(*x.shape[:3], y.shape[1])
+
+def _pointwise_kernel_gradient(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    del kernel
+    return _summed_product(x[:, ::stride, ::stride], gradient)[None, None]
+
+
+def _product(x: jax.Array, matrix: jax.Array, over: int = 0) -> jax.Array:
+    """[B, h, w, C] times [C, O], or with `over` 1 times the transpose of [O, C]."""
+    return lax.dot_general(x, matrix, (((3,), (over,)), ((), ())))
 
 
 def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[C, O], the sum of the outer products of [B, h, w, C] and [B, h, w, O]."""
-    x, y = x.reshape(-1, x.shape[3]), y.reshape(-1, y.shape[3])
+    """[C, O], the sum of the outer products of [B, h, w, C] and [B, h, w, O].
+
+    XLA's product is slow where it writes few columns: then the other order, turned round. The barrier keeps XLA from
+    turning it back.
+    """
+    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    if y.shape[1] < min(x.shape[1], _COLUMNS):
+        return lax.optimization_barrier(_summed_product(y, x)).T
     return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
 from rgbd_reid_jax.models.convolution import Conv
+from rgbd_reid_jax.models.max_pool import max_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +105,7 @@ class ResNet(nn.Module):
             x = Conv(spec.stem_width, spec.stem_kernel, 2, self.dtype, name="conv1")(x)
             x = nn.relu(batch_norm(self.path, "bn1", mode, self.dtype)(x))
             if spec.stem_pool:
-                padding: Any = ((1, 1), (1, 1))  # Flax takes it, but its default, a string, is all a checker sees
-                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+                x = max_pool(x)
         kind: Any = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         for stage in range(max(begin, 1) - 1, min(end - 1, len(spec.blocks))):
             count, width, stride = spec.blocks[stage], spec.widths[stage], spec.strides[stage]

@@ -86,7 +86,7 @@ def test_rounding_is_about_that_of_the_definition():
     assert_close((found[0], found[2]), (jnp.asarray(y, jnp.float32), jnp.asarray(summed, jnp.float32)), 2e-6)
 
 
-@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32)])
+@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])
 def test_a_sharded_batch_gives_the_same(mesh_of, size, stride, channels):
     arguments = operands(8, 4, size, stride, channels, 64, batch=16)
     run = both_gradients(convolution, stride, size)
@@ -100,7 +100,7 @@ def test_a_sharded_batch_gives_the_same(mesh_of, size, stride, channels):
     assert_close(found, run(*arguments), 1e-6)
 
 
-@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32)])
+@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])
 def test_recomputed_and_mapped(size, stride, channels):
     arguments = operands(8, 4, size, stride, channels, 64)
     run = both_gradients(convolution, stride, size)
