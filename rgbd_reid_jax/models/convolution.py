@@ -1,8 +1,7 @@
-"""Convolutions whose training steps are fast on a CPU too.
+"""Convolutions that are fast on a CPU too.
 
-Without differentiation, on accelerators and in bfloat16 a convolution is XLA's. XLA's on CPUs are slow with few
-channels, with 1x1 kernels and in gradients of kernels; there a float32 training step takes, by the shapes alone and
-never by the batch size:
+On accelerators and in bfloat16 a convolution is XLA's. XLA's on CPUs are slow with few channels, on narrow maps and in
+gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by the batch size:
 
 - 1x1 kernels: one matrix product per direction.
 - 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray,
@@ -16,7 +15,7 @@ never by the batch size:
   are sums and halves, so results are those of the definition up to rounding.
 - the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
 - outputs narrower than the kernel, where XLA's loops take a hundred times as long: the image's parts under the kernel's
-  places side by side, as one product; without differentiation too.
+  places side by side, as one product.
 """
 
 import functools
@@ -53,14 +52,13 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> j
     Returns:
         The same dtype, [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
-    quick, plain = _forms(stride, padding)
-    return _by_platform(quick if _narrow(x, kernel, stride, padding) else plain, plain, x, kernel)
+    return _by_platform(*_forms(stride, padding), x, kernel)
 
 
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _by_platform(*_forms(stride, padding), x, kernel), (x, kernel)
+    return convolution(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
@@ -90,7 +88,7 @@ def _forms(stride: int, padding: int) -> tuple[Form, Form]:
 
 
 def _by_platform(quick: Form, plain: Form, *arguments: jax.Array) -> jax.Array:
-    if quick is plain or arguments[0].dtype != jnp.float32:
+    if arguments[0].dtype != jnp.float32:
         return plain(*arguments)
     return lax.platform_dependent(*arguments, cpu=quick, default=plain)
 

@@ -213,8 +213,12 @@ class Model:
             InputError: a vision transformer's patches do not tile the input.
         """
         self.patch_grid(height, width)
-        images = jnp.zeros((2 if self.own_parts else 1, height, width, 3))
-        variables = self._module().init(key, images, NormMode(train=False))
+        shape = (2 if self.own_parts else 1, height, width, 3)
+
+        def draw(key: jax.Array) -> Any:
+            return self._module().init(key, jnp.zeros(shape), NormMode(train=False))
+
+        variables = jax.jit(draw)(key)
         return variables["params"], variables["batch_stats"]
 
     def embed(self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str = BOTH) -> jax.Array:
