@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from rgbd_reid_jax.core import compile_cache
+from rgbd_reid_jax.core import allocator, compile_cache
 from rgbd_reid_jax.core.errors import disk_full
 from rgbd_reid_jax.core.signals import StopRequest
 
@@ -39,20 +39,8 @@ def _complain(text: str, status: int) -> int:
     return status
 
 
-def _use_huge_pages() -> None:
-    """Starts this command anew with glibc's huge pages for large blocks, which only a new process can have.
-
-    XLA takes and frees its activations at every step, and with 4 KiB pages the CPU spends much of a step on page
-    faults: on two cores the default teacher trained at 275..285 images/s without and 316..344 with it, the student
-    at 318..337 and 390..411 (two runs each, in turn). Elsewhere than on glibc the variable means nothing.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv)
-
-
 if __name__ == "__main__":
-    _use_huge_pages()
+    allocator.keep_memory()
     try:
         status = main()
     except Exception:

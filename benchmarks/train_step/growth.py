@@ -20,6 +20,8 @@ import matplotlib.pyplot as plt
 from cases import PEOPLE
 from run import Side
 
+from rgbd_reid_jax.core import allocator
+
 _HERE = pathlib.Path(__file__).parent
 _SMALL = {"network": "small", "height": 64, "width": 32, "kind": "teacher"}
 _BATCHES = (8, 16, 32, 64, 128, 256, 512)
@@ -94,7 +96,9 @@ def _main(folder: str, steps: int, log_every: int) -> list[str]:
 
 
 def _python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=_HERE.parents[1], check=True, stdout=subprocess.PIPE, text=True)
+    environment = {allocator.VARIABLE: allocator.TUNABLES, **os.environ}
+    words = (sys.executable, *words)
+    return subprocess.run(words, cwd=_HERE.parents[1], check=True, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def draw(found: dict[str, Any], path: pathlib.Path) -> None:

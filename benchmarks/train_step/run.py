@@ -14,6 +14,8 @@ from typing import Any
 
 from cases import CASES, PEOPLE, WORDS
 
+from rgbd_reid_jax.core import allocator
+
 _HERE = pathlib.Path(__file__).parent
 _REST_S = 0.5  # between two turns: idle threads of either side stop spinning within it
 
@@ -28,7 +30,7 @@ class Side:
     def __init__(self, command: Sequence[Any]):
         environment = {**os.environ, "PYTHONPATH": str(_HERE.parents[1])}
         if sys.platform == "linux":
-            environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # for both: the main command sets it for itself
+            environment.setdefault(allocator.VARIABLE, allocator.TUNABLES)  # for both: the main command's own
         words = [str(word) for word in command]
         self._process = subprocess.Popen(
             words, env=environment, cwd=_HERE.parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
