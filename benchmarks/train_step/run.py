@@ -28,9 +28,7 @@ class Side:
     """
 
     def __init__(self, command: Sequence[Any]):
-        environment = {**os.environ, "PYTHONPATH": str(_HERE.parents[1])}
-        if sys.platform == "linux":
-            environment.setdefault(allocator.VARIABLE, allocator.TUNABLES)  # for both: the main command's own
+        environment = {allocator.VARIABLE: allocator.TUNABLES, **os.environ, "PYTHONPATH": str(_HERE.parents[1])}
         words = [str(word) for word in command]
         self._process = subprocess.Popen(
             words, env=environment, cwd=_HERE.parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -13,6 +13,7 @@ modality has the backbone's first parts for itself, the others and the neck are 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -132,6 +133,12 @@ def _generalised_mean(x: jax.Array, power: jax.Array) -> jax.Array:
     return (jnp.maximum(x, 1e-6) ** power).mean(axis=(1, 2)) ** (1.0 / power)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _drawn(module: nn.Module, key: jax.Array, shape: tuple[int, ...]) -> Any:
+    """Fresh variables of a module whose images have a shape; compiled once for equal modules."""
+    return module.init(key, jnp.zeros(shape), NormMode(train=False))
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A network as two functions of pytrees, `init` and `apply`.
@@ -214,11 +221,7 @@ class Model:
         """
         self.patch_grid(height, width)
         shape = (2 if self.own_parts else 1, height, width, 3)
-
-        def draw(key: jax.Array) -> Any:
-            return self._module().init(key, jnp.zeros(shape), NormMode(train=False))
-
-        variables = jax.jit(draw)(key)
+        variables = _drawn(self._module(), key, shape)
         return variables["params"], variables["batch_stats"]
 
     def embed(self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str = BOTH) -> jax.Array:
