@@ -162,16 +162,32 @@ def _by_matrices(images: jax.Array, boxes: jax.Array, height: int, width: int) -
 
 def _by_taps(images: jax.Array, boxes: jax.Array, height: int, width: int) -> jax.Array:
     """`crop_and_resize` from those pixels alone whose weight is not 0: for CPUs, which lack the arithmetic."""
-    places, weights = _taps(boxes[:, 0], boxes[:, 2], images.shape[1], height)
-    take = jax.vmap(lambda image, rows: image.at[rows].get(mode="promise_in_bounds"))
-    parts = [take(images, places[:, :, k]) * weights[:, :, k, None, None] for k in range(places.shape[2])]
-    tall = functools.reduce(jnp.add, parts)
-    places, weights = _taps(boxes[:, 1], jnp.abs(boxes[:, 3]), images.shape[2], width)
+    rows, row_weights = _taps(boxes[:, 0], boxes[:, 2], images.shape[1], height)
+    columns, column_weights = _taps(boxes[:, 1], jnp.abs(boxes[:, 3]), images.shape[2], width)
     mirrored = (boxes[:, 3] < 0)[:, None, None]
-    places, weights = (jnp.where(mirrored, one[:, ::-1], one) for one in (places, weights))
-    take = jax.vmap(lambda image, columns: image.at[:, columns].get(mode="promise_in_bounds"))
-    parts = [take(tall, places[:, :, k]) * weights[:, None, :, k, None] for k in range(places.shape[2])]
-    return functools.reduce(jnp.add, parts)
+    columns, column_weights = (jnp.where(mirrored, one[:, ::-1], one) for one in (columns, column_weights))
+
+    def crop(
+        images: jax.Array, rows: jax.Array, row_weights: jax.Array, columns: jax.Array, column_weights: jax.Array
+    ) -> jax.Array:
+        index = jnp.arange(images.shape[0])[:, None, None]
+
+        def tall(column: jax.Array) -> jax.Array:
+            parts = [
+                images.at[index, rows[:, :, None, k], column].get(mode="promise_in_bounds")
+                * row_weights[:, :, None, k, None]
+                for k in range(rows.shape[2])
+            ]
+            return functools.reduce(jnp.add, parts)
+
+        parts = [tall(columns[:, None, :, k]) * column_weights[:, None, :, k, None] for k in range(columns.shape[2])]
+        return functools.reduce(jnp.add, parts)
+
+    # What enters and leaves a conditional is stored. Else XLA computes places, weights and the pixels' values anew for
+    # each use of a pixel: it drops barriers before it fuses, but by then has left their values alone.
+    always = jax.lax.optimization_barrier(jnp.bool_(True))
+    like = jnp.zeros((images.shape[0], height, width, images.shape[3]), images.dtype)
+    return jax.lax.cond(always, crop, lambda *_: like, images, rows, row_weights, columns, column_weights)
 
 
 def _taps(start: jax.Array, extent: jax.Array, size_in: int, size_out: int) -> tuple[jax.Array, jax.Array]:
