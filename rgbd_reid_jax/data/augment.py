@@ -3,7 +3,7 @@
 Geometry (the paper's): a random crop of 64..100 % of the area with height/width between 2 and 3
 (10 tries, else the whole image), resized to the network's size, and a horizontal flip. One transform
 serves all images of a frame, so RGB and depth stay aligned. Crop and resize are two matrix products per
-image, which suits every accelerator; on a CPU large images take their neighbouring pixels instead.
+image, which suits every accelerator; a CPU takes each pixel's neighbours instead.
 
 Random erasing (Zhong et al., AAAI 2020, arXiv:1708.04896): a rectangle of 2..40 % of the area with
 height/width between 0.3 and 1/0.3 (10 tries, else none), filled with the mean colour, in depth with what
@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 _TRIES = 10
-_SMALL = 64 * 64  # pixels up to which matrices are as fast on a CPU too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +142,7 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array, height: int, width: int
     Returns:
         float32 [B, height, width, C].
     """
-    by_matrices = functools.partial(_by_matrices, height=height, width=width)
-    if images.shape[1] * images.shape[2] <= _SMALL:
-        return by_matrices(images, boxes)
-    by_taps = functools.partial(_by_taps, height=height, width=width)
+    by_taps, by_matrices = (functools.partial(one, height=height, width=width) for one in (_by_taps, _by_matrices))
     return jax.lax.platform_dependent(images, boxes, cpu=by_taps, default=by_matrices)
 
 

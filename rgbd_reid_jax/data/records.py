@@ -1,8 +1,8 @@
 """The encoded records of a split: labels without decoding an image, images of the frames that are asked for.
 
-A record is a serialized `tf.train.Example` (what TFDS writes); it is parsed once, and OpenCV decodes its PNG or
-JPEG bytes without holding the interpreter's lock, so threads decode side by side. TFDS's own reader gives the
-same arrays, one feature after the other, at several times the cost per record.
+A record is a serialized `tf.train.Example` (what TFDS writes); it is parsed once, and its PNG or JPEG bytes are decoded
+without holding the interpreter's lock, so threads decode side by side. TFDS's own reader gives the same arrays, one
+feature after the other, at several times the cost per record.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.data.png import decode_greys
 from tfds_builders import schema
 
 IMAGES = schema.IMAGES
@@ -26,15 +27,15 @@ _FLAGS = {
     "mask": cv2.IMREAD_UNCHANGED,
 }
 _DTYPES = {"rgb": np.uint8, "depth": np.uint16, "mask": np.uint8}
-_CHUNK = 256  # records that are held at once while all are read
+_TOGETHER = 8  # records that are read before their images are decoded: they fit a core's caches
 
 
 class Source(Protocol):
-    """Bytes by index, many at a time: what `builder.as_data_source` gives."""
+    """Bytes by index: what `builder.as_data_source` gives."""
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, keys: Sequence[int]) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int, /) -> bytes: ...
 
 
 class Records:
@@ -55,14 +56,12 @@ class Records:
         """One int64 [N] per name in `LABELS`, text [N] per name in `NAMES` that is there; no image is decoded."""
         found = {name: np.empty(len(self), np.int64) for name in LABELS}
         texts: dict[str, list[str]] = {}
-        for start in range(0, len(self), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(self)))
-            for row, features in zip(rows, self._features(rows), strict=True):
-                for name, column in found.items():
-                    column[row] = features[name].int64_list.value[0]
-                for name in NAMES:
-                    if name in features:
-                        texts.setdefault(name, []).append(features[name].bytes_list.value[0].decode())
+        for row, features in enumerate(self._features(range(len(self)))):
+            for name, column in found.items():
+                column[row] = features[name].int64_list.value[0]
+            for name in NAMES:
+                if name in features:
+                    texts.setdefault(name, []).append(features[name].bytes_list.value[0].decode())
         return found | {name: np.array(column) for name, column in texts.items()}
 
     def decode(self, indices: Sequence[int] | np.ndarray, images: Sequence[str]) -> dict[str, np.ndarray]:
@@ -79,34 +78,40 @@ class Records:
             InputError: a record cannot be decoded, or its image has another size or type than the others.
         """
         found: dict[str, np.ndarray] = {}
-        if not len(images):
-            return found
-        rows = [int(index) for index in indices]
-        for place, features in enumerate(self._features(rows)):
+        rows = [int(index) for index in indices] if len(images) else []
+        for start in range(0, len(rows), _TOGETHER):
+            some = rows[start : start + _TOGETHER]
+            records = list(self._features(some))
             for name in images:
-                image = self._image(features[name].bytes_list.value[0], name, rows[place])
-                if not place:
-                    found[name] = np.empty((len(rows), *image.shape), image.dtype)
-                if image.shape != found[name].shape[1:]:
-                    raise self._damaged(rows[place], f"{name} is {image.shape}, others are {found[name].shape[1:]}")
-                found[name][place] = image
+                files = [features[name].bytes_list.value[0] for features in records]
+                for place, image in enumerate(self._decoded(files, name, some), start):
+                    if not place:
+                        found[name] = np.empty((len(rows), *image.shape), image.dtype)
+                    if image.shape != found[name].shape[1:]:
+                        raise self._damaged(rows[place], f"{name} is {image.shape}, others are {found[name].shape[1:]}")
+                    found[name][place] = image
         return found
 
     def _features(self, rows: Sequence[int]) -> Iterator[Any]:
         from tensorflow_datasets.proto import tf_example_pb2
 
-        for record in self._source.__getitems__(rows):
-            yield tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+        for row in rows:
+            record = tf_example_pb2.Example.FromString(self._source[row])  # pyright: ignore[reportAttributeAccessIssue] (made at import)
+            yield record.features.feature
 
-    def _image(self, encoded: bytes, name: str, row: int) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS[name]) if encoded else None
-        if image is None:
-            raise self._damaged(row, f"its {name} image cannot be decoded")
-        if image.ndim == 2:
-            image = image[:, :, None]
-        if image.dtype != _DTYPES[name] or image.shape[2] != (3 if name == "rgb" else 1):
-            raise self._damaged(row, f"{name} is {image.dtype} {list(image.shape)}, not {np.dtype(_DTYPES[name])}")
-        return image
+    def _decoded(self, files: Sequence[bytes], name: str, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        decoded = [None] * len(files) if name == "rgb" else decode_greys(files)
+        for row, encoded, image in zip(rows, files, decoded, strict=True):
+            if image is None and encoded:
+                image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS[name])
+            if image is None:
+                raise self._damaged(row, f"its {name} image cannot be decoded")
+            shaped = image if image.ndim == 3 else image[:, :, None]
+            if shaped.dtype != _DTYPES[name] or shaped.shape[2] != (3 if name == "rgb" else 1):
+                raise self._damaged(
+                    row, f"{name} is {shaped.dtype} {list(shaped.shape)}, not {np.dtype(_DTYPES[name])}"
+                )
+            yield shaped
 
     def _damaged(self, row: int, what: str) -> InputError:
         return InputError(f"{self._name}, record {row}: {what}; delete the dataset's folder and build it again")
