@@ -51,8 +51,9 @@ class Fetch(grain.transforms.Map):
         rows = len(element) // self._count
         mine = np.asarray(element[self._index * rows : (self._index + 1) * rows])
         batch = {}
-        for side in sorted({_SIDE[name] for name in self._images}):
-            names = [name for name in self._images if _SIDE[name] == side]
+        one_frame = np.array_equal(mine[:, 0], mine[:, 1])  # then its record is read once for all of its images
+        for side in sorted({0 if one_frame else _SIDE[name] for name in self._images}):
+            names = [name for name in self._images if one_frame or _SIDE[name] == side]
             batch.update(self._frames.gather(mine[:, side], names))
         if self._placed:
             batch[_ROWS] = self._frames.positions(mine).astype(np.int32)

@@ -25,7 +25,7 @@ import numpy as np
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.frames import MODALITY_BITS
 
-_PEOPLE, _FRAMES = 1, 2  # streams of random numbers
+_PEOPLE, _FRAMES, _ALL = 1, 2, 3  # streams of random numbers
 _STEPS = sys.maxsize
 
 
@@ -69,8 +69,7 @@ def batch_rows(
         count = len(labels["person_id"])
         if batch_size > count:
             raise InputError(f"batch_size={batch_size} exceeds the {count} training frames; choose a smaller batch")
-        frames = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-        return frames.batch(batch_size, drop_remainder=True).map(_same_frame)
+        return grain.MapDataset.range(_STEPS).map(_Shuffled(count, batch_size, seed))
     draw = SAMPLERS[sampling.name]
     assert draw is not None, "shuffle is done"
     assert batch_size == sampling.people * sampling.frames, "settings check it"
@@ -136,6 +135,28 @@ def spread(random: np.random.Generator, groups: np.ndarray, count: int) -> np.nd
     turn[by_group] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = random.permutation(len(sizes))[group]
     return np.resize(order[np.lexsort((place, turn))], count)
+
+
+class _Shuffled(grain.transforms.Map):
+    """The rows of the step that it is called with: permutations of all frames in a row, cut into batches."""
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+
+    def map(self, element: int) -> np.ndarray:
+        epoch, begin = divmod(int(element) * self._batch_size, self._count)
+        rows = _epoch(self._seed, self._count, epoch)[begin : begin + self._batch_size]
+        if len(rows) < self._batch_size:
+            following = _epoch(self._seed, self._count, epoch + 1)[: self._batch_size - len(rows)]
+            rows = np.concatenate([rows, following])
+        return _same_frame(rows)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(seed: int, count: int, number: int) -> np.ndarray:
+    order = _random(seed, _ALL, number).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 class _PeopleAndFrames(grain.transforms.Map):

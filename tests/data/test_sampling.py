@@ -206,7 +206,7 @@ from rgbd_reid_jax.data.sampling import Sampling, batch_rows
 person = np.repeat(np.arange(9), 6)
 labels = {"person_id": person, "camera_id": np.arange(54) % 2, "recording_id": person * 2 + np.arange(54) % 2,
           "frame_id": np.arange(54), "modalities": np.full(54, 3)}
-for name in ("pk", "pk_cross_camera", "pk_cross_modal"):
+for name in ("shuffle", "pk", "pk_cross_camera", "pk_cross_modal"):
     print(batch_rows(Sampling(name, 4, 3), labels, 12, 3)[77].tolist())
 """
 
@@ -219,4 +219,4 @@ def test_another_process_draws_the_same(monkeypatch):
             subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True).stdout
         )
     assert found[0] == found[1]
-    assert found[0].count("\n") == 3
+    assert found[0].count("\n") == 4
