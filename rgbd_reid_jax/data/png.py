@@ -16,9 +16,8 @@ import numpy as np
 from isal import isal_zlib
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER = struct.Struct(
-    ">4sIIBBBBB"
-)  # the chunk's name, width, height, bits, colour, compression, filters, interlacing
+# The header chunk's name; width, height, bits, colour, compression, filters, interlacing.
+_HEADER = struct.Struct(">4sIIBBBBB")
 _HEADER_AT, _DATA_AT = 12, 33
 _AROUND = 12  # bytes of a chunk beside its data: size, name and checksum
 _LESS_LEFT = 1  # PNG's filter "Sub", the one after "None"
