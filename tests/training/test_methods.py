@@ -45,12 +45,14 @@ class Problems:
         objective = objectives.distillation_objective(self.model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS)
         return objective, *self.model.init(jax.random.key(0), 16, 8), self.batch()
 
-    def pair(self, kind, losses, **changes):
+    def pair(self, kind, losses, *, start=0, **changes):
         model = dataclasses.replace(self.model.without_classifier(), **changes)
         pair = Pair(model, GateSpec(kind, rank=2, after=1), 4 if "identity" in losses else None)
         objective = objectives.pair_objective(pair, _SPEC, Augmentation(), losses, _OPTIONS, normalise=True)
-        encoders = {name: model.init(jax.random.key(index), 16, 8) for index, name in enumerate(("rgb", "depth"))}
-        return objective, *pair.init(encoders, jax.random.key(2)), self.batch()
+        encoders = {
+            name: model.init(jax.random.key(index), 16, 8) for index, name in enumerate(("rgb", "depth"), start)
+        }
+        return objective, *pair.init(encoders, jax.random.key(start + 2)), self.batch()
 
 
 @pytest.fixture
@@ -127,7 +129,8 @@ def test_half_precision_is_finite(problems, tools, make):
         lambda make: make.identity("depth", {"identity": 1.0, "triplet": 1.0}),
         lambda make: make.student({"contrastive": 1.0, "sum_squared": 1.0}),
         lambda make: make.identity("both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1),
-        lambda make: make.pair("middle", {"pair_softmax": 1.0, "identity": 1.0}),
+        # From start 0 a step meets a kink of ReLU or a maximum on some processors: there rounding decides the gradient.
+        lambda make: make.pair("middle", {"pair_softmax": 1.0, "identity": 1.0}, start=10),
     ],
     ids=["teacher", "student", "baseline", "pair"],
 )
