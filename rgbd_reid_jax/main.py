@@ -10,7 +10,7 @@ import traceback
 
 from rgbd_reid_jax.core import allocator, compile_cache
 from rgbd_reid_jax.core.errors import disk_full
-from rgbd_reid_jax.core.signals import StopRequest
+from rgbd_reid_jax.core.signals import StopRequest, interrupts_kept
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,11 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     if lacking:
         print(f"note: compiled programs are not kept, as {lacking}", file=sys.stderr, flush=True)
     try:
-        with StopRequest() as stop:  # an exception in the middle of loading a C++ extension would abort the process
-            from rgbd_reid_jax import cli
-        if stop.requested:
-            raise KeyboardInterrupt
-        return cli.run(sys.argv if arguments is None else arguments)
+        with interrupts_kept():
+            with StopRequest() as stop:  # an exception in the middle of loading a C++ extension would abort the process
+                from rgbd_reid_jax import cli
+            if stop.requested:
+                raise KeyboardInterrupt
+            return cli.run(sys.argv if arguments is None else arguments)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is kept, run the same command to go on", 130)
     except Exception as error:

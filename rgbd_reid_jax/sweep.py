@@ -19,6 +19,7 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, Interrupted, disk_full
 from rgbd_reid_jax.core.progress import say
+from rgbd_reid_jax.core.signals import interrupts_kept
 
 if TYPE_CHECKING:
     from rgbd_reid_jax.sweeps.plan import Sweep
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        return _run(_options(arguments))
+        with interrupts_kept():
+            return _run(_options(arguments))
     except InputError as error:
         return _complain(f"error: {error}", 2)
     except Interrupted as stop:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.signals import interrupts_kept
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +37,7 @@ def print_result(command: Callable[[], str], when_interrupted: str) -> int:
         The exit status: 0, 2 for input that cannot be used, 130 when interrupted, 141 when the reader has left.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # progress is no result
+        with interrupts_kept(), contextlib.redirect_stdout(sys.stderr):  # progress is no result
             text = command()
         print(text, flush=True)
     except InputError as error:

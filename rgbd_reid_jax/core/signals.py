@@ -1,9 +1,41 @@
-"""A polite stop: the first SIGINT or SIGTERM is noted, a second SIGINT interrupts at once."""
+"""A polite stop: the first SIGINT or SIGTERM is noted, a second SIGINT interrupts at once; no interrupt gets lost."""
 
+import contextlib
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+_AGAIN_SECONDS = 0.01
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """While entered, a KeyboardInterrupt that Python drops is raised again a moment later.
+
+    Python drops what is raised in callbacks from C, such as finalizers and jax's callback of the garbage collection:
+    the command would go on as if nobody had pressed Ctrl-C.
+    """
+    before = sys.unraisablehook
+    alarm = signal.getsignal(signal.SIGALRM)
+
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        if signal.getsignal(signal.SIGALRM) is signal.default_int_handler:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
 
 
 class StopRequest:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, disk_full
+from rgbd_reid_jax.core.signals import interrupts_kept
 from rgbd_reid_jax.data import dataset
 
 _INTERRUPTED, _UNUSABLE = 130, 2
@@ -78,7 +79,8 @@ def status_of(command: Callable[[], int], when_interrupted: str) -> int:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command()
+        with interrupts_kept():
+            return command()
     except InputError as error:
         return _complain(f"error: {error}", _UNUSABLE)
     except KeyboardInterrupt:

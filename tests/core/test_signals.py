@@ -1,12 +1,15 @@
 """The polite stop, with real signals to this process."""
 
+import gc
 import os
 import signal
+import sys
 import threading
+import time
 
 import pytest
 
-from rgbd_reid_jax.core.signals import StopRequest
+from rgbd_reid_jax.core.signals import StopRequest, interrupts_kept
 
 _BOTH = [signal.SIGINT, signal.SIGTERM]
 
@@ -53,3 +56,49 @@ def test_other_threads_cannot_catch_signals_and_need_not():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+class _Interrupted:
+    def __del__(self):
+        send(signal.SIGINT)
+
+
+def in_a_finalizer():
+    _Interrupted()
+
+
+def in_a_callback_of_the_collection():
+    gc.callbacks.append(callback := lambda phase, _info: send(signal.SIGINT) if phase == "start" else None)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+
+
+@pytest.mark.timeout(0)  # its timer would be the one that is tested
+@pytest.mark.parametrize("place", [in_a_finalizer, in_a_callback_of_the_collection])
+def test_an_interrupt_that_python_drops_comes_again(place):
+    before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+
+    def work():
+        place()
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():
+        work()
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == before
+    time.sleep(0.05)  # nothing comes afterwards
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_other_dropped_exceptions_are_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Failing:
+        def __del__(self):
+            raise OSError("full")
+
+    with interrupts_kept():
+        Failing()
+    assert [str(one.exc_value) for one in told] == ["full"]
