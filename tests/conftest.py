@@ -27,7 +27,6 @@ from rgbd_reid_jax.core.mesh import make_mesh  # noqa: E402
 from rgbd_reid_jax.data.frames import IMAGES, LABELS, CachedFrames  # noqa: E402
 from rgbd_reid_jax.data.records import Records  # noqa: E402
 from rgbd_reid_jax.models.network import Model  # noqa: E402
-from rgbd_reid_jax.models.resnet import RESNETS, ResNetSpec  # noqa: E402
 from tfds_builders import schema  # noqa: E402
 from tfds_builders.synthetic_rgbd.store import encode_png  # noqa: E402
 
@@ -36,6 +35,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts jobs in the background with SIGINT ignored, and children inherit that; tests send it on purpose.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # Grain reads its flags
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: at the end one of them would keep one worker busy and leave the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_unconfigure():
@@ -61,9 +66,7 @@ def mesh_of():
 @pytest.fixture(scope="module")
 def tiny_model():
     """A network of two residual blocks and 8-d embeddings that compiles in a second; for inputs of 16x8."""
-    RESNETS["tiny"] = ResNetSpec((1, 1), (4, 8), False, 3, 4, False, (1, 1))
-    yield Model("tiny", embedding_dim=8, dropout=0.0, num_identities=4)
-    del RESNETS["tiny"]
+    return Model("tiny", embedding_dim=8, dropout=0.0, num_identities=4)
 
 
 def random_records(count: int, height: int = 16, width: int = 8) -> list[dict[str, np.ndarray]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress, say
 from rgbd_reid_jax.data import command, contact_sheet
 from rgbd_reid_jax.data.inspection import Split, look_at
@@ -25,12 +26,13 @@ from rgbd_reid_jax.data.problems import ERROR, Problem, find_problems, rule_coun
 from tfds_builders.schema import RECORDING_TYPES
 
 _STAGE = "check"
+_NAMES = {"person": "people", "camera": "cameras"}  # what a builder's metadata calls the names behind the numbers
 _SHOWN_NAMES = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    return command.status_of(lambda: _run(arguments), "nothing was written")
+    return command.status_of(lambda: _run(arguments), "run the same command to go on")
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -38,11 +40,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--sheet", default="", metavar="PNG", help="write a picture of aligned colour and depth")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and all else to standard error")
     options = command.arguments_of(parser, arguments)
+    if options.sheet and not options.sheet.lower().endswith(".png"):
+        raise InputError(f"--sheet={options.sheet}: the picture is a PNG; give a name that ends in .png")
     sheet = command.writable("--sheet", options.sheet) if options.sheet else None
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         builder = command.opened(options)
         splits = looked_at(builder)
         content = checked(builder, splits)
+        content["next"] = _next(content, options, splits)
         if sheet:
             contact_sheet.write(sheet, splits)
             say(_STAGE, f"wrote {sheet}")
@@ -73,11 +78,20 @@ def checked(builder: Any, splits: Mapping[str, Split]) -> dict[str, Any]:
     return {
         "dataset": builder.info.full_name,
         "folder": str(builder.data_path),
+        "names": {owner: _names(metadata.get(key)) for owner, key in _NAMES.items()},
         "splits": {name: _counts(split) for name, split in splits.items()},
         "rules": rule_counts(splits),
         "problems": [dataclasses.asdict(problem) for problem in problems],
         "verdict": min(levels) if levels else "ok",  # "error" comes before "warning"
     }
+
+
+def _next(content: Mapping[str, Any], options: argparse.Namespace, splits: Mapping[str, Split]) -> str:
+    """The command that trains on the dataset; empty where something stands against it."""
+    if content["verdict"] == ERROR:
+        return ""
+    paired = all(problem["kind"] != "unpaired_training" for problem in content["problems"])
+    return command.training_command_line(options, splits["train"].labels, content["rules"], paired=paired)
 
 
 def _counts(split: Split) -> dict[str, Any]:
@@ -95,10 +109,33 @@ def _counts(split: Split) -> dict[str, Any]:
         "frames_per_person": [int(frames.min()), float(np.median(frames)), int(frames.max())],
         "people_with_one_frame": int((frames == 1).sum()),
         "recordings": len(np.unique(labels["recording_id"])),
-        "cameras": {str(camera): count for camera, count in _tally(labels["camera_id"]).items()},
+        "cameras": _by_owner(split, "camera_id"),
+        "persons": _by_owner(split, "person_id"),
         "recording_types": types,
         "person_depth_m": [round(one / 1000, 2) for one in np.quantile(depths, (0, 0.5, 1)).tolist()] if depths else [],
     }
+
+
+def _by_owner(split: Split, owner: str) -> dict[str, dict[str, int]]:
+    """Images of each modality, and pairs, by the values of a label."""
+    there = {"rgb": split.recorded("rgb"), "depth": split.recorded("depth")}
+    there["pairs"] = there["rgb"] & there["depth"]
+    owners = split.labels[owner]
+    return {
+        str(one): {name: int(chosen[owners == one].sum()) for name, chosen in there.items()}
+        for one in np.unique(owners)
+    }
+
+
+def _names(found: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """Names by number, of a mapping or a list of them."""
+    items = found.items() if isinstance(found, Mapping) else enumerate(found or ())
+    return {str(number): name for number, name in items}
+
+
+def _called(content: Mapping[str, Any], owner: str, number: int | str) -> str:
+    name = content["names"][owner].get(str(number))
+    return f"{owner} {number}" + (f" ({name})" if name else "")
 
 
 def _tally(values: np.ndarray) -> dict[int, int]:
@@ -108,10 +145,10 @@ def _tally(values: np.ndarray) -> dict[int, int]:
 def _readable(content: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
     """The lines for a reader."""
     lines = [f"{content['dataset']} in {content['folder']}", ""]
-    lines += _aligned(_count_rows(content["splits"]))
+    lines += _aligned(_count_rows(content))
     lines += ["", "queries that a rule leaves nothing to find, of all; they are skipped"]
     lines += _aligned(_rule_rows(content["rules"]))
-    lines += _emptied_persons(content["rules"])
+    lines += _emptied(content)
     lines.append("")
     for problem in content["problems"]:
         lines += _problem_lines(Problem(**problem))
@@ -122,12 +159,12 @@ def _readable(content: Mapping[str, Any], options: argparse.Namespace) -> list[s
         number = counts.total()
         warned = f", with {number} warning{'s' if number > 1 else ''} to judge" if number else ""
         lines.append(f"verdict: {content['verdict']}; nothing stands against training{warned}")
-        paired = all(problem["kind"] != "unpaired_training" for problem in content["problems"])
-        lines.append(f"next: {command.training_command_line(options, paired=paired)}")
+        lines.append(f"next: {content['next']}")
     return lines
 
 
-def _count_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def _count_rows(content: Mapping[str, Any]) -> list[list[str]]:
+    splits = content["splits"]
     rows = [["split", "people", "frames", "rgb", "depth", "pairs", "recordings", "frames per person", "person at"]]
     for name, of in splits.items():
         low, median, high = of["frames_per_person"]
@@ -136,7 +173,10 @@ def _count_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         rows.append([name, *numbers, f"{low} .. {median:g} .. {high}", depths])
     rows.append([])
     for name, of in splits.items():
-        cameras = ", ".join(f"camera {camera}: {count}" for camera, count in of["cameras"].items())
+        cameras = ", ".join(
+            f"{_called(content, 'camera', camera)}: {count['rgb']} rgb, {count['depth']} depth"
+            for camera, count in of["cameras"].items()
+        )
         types = ", ".join(f"{kind}: {count}" for kind, count in of["recording_types"].items())
         rows.append([name, f"{cameras}; {types}"])
     return rows
@@ -160,19 +200,23 @@ def _share(found: Mapping[str, Any]) -> str:
     return f"{found['emptied']} of {found['queries']}{whole}"
 
 
-def _emptied_persons(rules: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> list[str]:
-    """Example persons of partly emptied galleries."""
-    by_rule: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
-    for split, directions in rules.items():
-        for of_direction in directions.values():
+def _emptied(content: Mapping[str, Any]) -> list[str]:
+    """Example queries of partly emptied galleries; directions that skip the same ones share a line."""
+    by_queries: dict[tuple[str, str, tuple[str, ...]], list[str]] = collections.defaultdict(list)
+    persons: dict[tuple[str, str, tuple[str, ...]], set[int]] = collections.defaultdict(set)
+    for split, directions in content["rules"].items():
+        for direction, of_direction in directions.items():
             for rule, found in of_direction.items():
-                if found["emptied"] < found["queries"]:
-                    by_rule[split, rule] |= set(found["persons"])
-    return [
-        f"  {split}, {rule}: queries of {_listed([f'person {one}' for one in sorted(persons)])}"
-        for (split, rule), persons in by_rule.items()
-        if persons
-    ]
+                if 0 < found["emptied"] < found["queries"]:
+                    key = split, rule, tuple(found["names"])
+                    by_queries[key].append(direction)
+                    persons[key] |= set(found["persons"])
+    lines = []
+    for (split, rule, names), directions in by_queries.items():
+        where = "" if len(directions) == len(content["rules"][split]) else f" {' '.join(directions)}"
+        whose = _listed([_called(content, "person", one) for one in sorted(persons[split, rule, names])])
+        lines.append(f"  {split}{where}, {rule}: queries of {whose}: {_listed(names)}")
+    return lines
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,13 +6,15 @@ import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.core.signals import interrupts_kept
-from rgbd_reid_jax.data import dataset
+from rgbd_reid_jax.data import dataset, recipe
 
 _INTERRUPTED, _UNUSABLE = 130, 2
 
@@ -58,16 +60,29 @@ def command_line(module: str, options: argparse.Namespace, *more: str) -> str:
     return shlex.join(["python", "-m", f"rgbd_reid_jax.data.{module}", options.dataset, *given, *more])
 
 
-def training_command_line(options: argparse.Namespace, *, paired: bool) -> str:
-    """The command line that trains on the dataset; distillation, which needs pairs, or one network for both images."""
+def training_command_line(
+    options: argparse.Namespace, labels: Mapping[str, np.ndarray], rules: recipe.Rules, *, paired: bool
+) -> str:
+    """The command line that trains on the dataset; distillation, which needs pairs, or one network for both images.
+
+    Args:
+        options: name the dataset.
+        labels: of its training split, int [N] by name.
+        rules: as `problems.rule_counts` gives them.
+        paired: each training frame has both images.
+    """
     given = [f"--config.dataset.{name}={getattr(options, name)}" for name in ("data_dir", "knobs")]
     given = [one for one in given if not one.endswith("=")]
+    file = f"configs/{'distill' if paired else 'one_stream'}.py"
+    wanted = recipe.content(file, options.dataset)
     if not paired:
         given.append("--config.training.baseline.sampling.name=pk_cross_modal")
-    name = options.dataset.partition("/")[0]
-    method = "distill" if paired else "one_stream"
-    config, workdir = f"--config=configs/{method}.py:{options.dataset}", f"--workdir=runs/{name}"
-    return shlex.join(["python", "-m", "rgbd_reid_jax.main", config, *given, workdir])
+        if wanted:
+            wanted["training"]["baseline"]["sampling"]["name"] = "pk_cross_modal"
+    if wanted:
+        given += recipe.fitting_flags(wanted, labels, rules)
+    workdir = f"--workdir=runs/{options.dataset.partition('/')[0]}"
+    return shlex.join(["python", "-m", "rgbd_reid_jax.main", f"--config={file}:{options.dataset}", *given, workdir])
 
 
 def status_of(command: Callable[[], int], when_interrupted: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rgbd_reid_jax.data.records import IMAGES, LABELS
+from rgbd_reid_jax.data.records import IMAGES, LABELS, NAMES
 from tfds_builders import schema
 from tfds_builders.recorded.images import FARTHEST_MM
 
@@ -37,6 +37,7 @@ class Seen:
         size: (height, width), or None where no image decodes.
         content: digest of each recorded image, by modality.
         person_mm: median depth of the person in mm; 0 where there is none.
+        names: `records.NAMES` of the record, "" where it has none.
     """
 
     labels: dict[str, int]
@@ -45,6 +46,7 @@ class Seen:
     size: tuple[int, int] | None = None
     content: dict[str, bytes] = dataclasses.field(default_factory=dict)
     person_mm: float = 0.0
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Split:
         """What a record is called in messages."""
         file = self.seen[row].file
         return f"{self.name} record {row}" + (f" ({file})" if file else "")
+
+    def named(self, name: str) -> np.ndarray:
+        """Text [N]: one of `records.NAMES`."""
+        return np.array([one.names[name] for one in self.seen])
 
     def recorded(self, modality: str) -> np.ndarray:
         """bool [N]: of which records `modality` was recorded."""
@@ -113,7 +119,7 @@ def look(record: bytes) -> Seen:
     """What a serialized record is like."""
     features = _features(record)
     labels = {name: next(iter(features[name].int64_list.value), 0) for name in LABELS}
-    file = b"".join(features["source"].bytes_list.value).decode()
+    file, *names = (b"".join(features[name].bytes_list.value).decode() for name in ("source", *NAMES))
     images = {name: _decoded(features, name) for name in IMAGES}
     faults = [("undecodable", f"its {name} image does not decode") for name in IMAGES if images[name] is None]
     good = {name: image for name, image in images.items() if image is not None}
@@ -126,7 +132,7 @@ def look(record: bytes) -> Seen:
     if not faults and labels["modalities"] & schema.DEPTH:
         faults, person_mm = _depth_faults(good["depth"], good["mask"])
     size = next(((image.shape[0], image.shape[1]) for image in good.values()), None)
-    return Seen(labels, file, tuple(faults), size, content, person_mm)
+    return Seen(labels, file, tuple(faults), size, content, person_mm, dict(zip(NAMES, names, strict=True)))
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from rgbd_reid_jax.data.inspection import NEAREST_MM, Split
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
 from rgbd_reid_jax.metrics.galleries import emptied
+from rgbd_reid_jax.metrics.protocols.passages import CAMERAS, compared
 from rgbd_reid_jax.metrics.ranking import RULES
 from tfds_builders.recorded.frames import KINDS, SPLITS
 from tfds_builders.recorded.images import FARTHEST_MM
@@ -121,16 +122,23 @@ def _same_content(splits: Iterable[Split]) -> Iterable[Problem]:
         for row, seen in enumerate(split.seen):
             for modality, digest in seen.content.items():
                 places[modality, digest].append((split, row))
-    repeated, shared = [], []
+    repeated, elsewhere, shared = [], [], []
     for (modality, _), same in places.items():
         (first, first_row), *copies = same
         for split, row in copies:
             owners = {(one.name, one.labels["person_id"][at]) for one, at in ((first, first_row), (split, row))}
+            recordings = {one.labels["recording_id"][at] for one, at in ((first, first_row), (split, row))}
             line = f"{modality}: {split.called(row)} = {first.called(first_row)}"
-            (shared if len(owners) > 1 else repeated).append(line)
+            if len(owners) > 1:
+                shared.append(line)
+            else:
+                (elsewhere if len(recordings) > 1 and split.name != "train" else repeated).append(line)
     if shared:
         words = f"{len(shared)} images are stored under two persons or splits: labels are wrong, or the test leaks"
         yield Problem(ERROR, "shared_image", words, tuple(shared))
+    if elsewhere:
+        words = f"{len(elsewhere)} images are stored under two recordings of a person: finding them is no feat"
+        yield Problem(ERROR, "copied_recording", words, tuple(elsewhere))
     if repeated:
         words = f"{len(repeated)} images are stored more than once for a person: finding them is no feat"
         yield Problem(WARNING, "repeated_image", words, tuple(repeated))
@@ -216,9 +224,11 @@ def _pairs(splits: Mapping[str, Split]) -> Iterable[Problem]:
 
 
 def rule_counts(splits: Mapping[str, Split]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """{split: {direction: {rule: {"queries", "emptied", "persons"}}}}: queries that a rule leaves nothing to find.
+    """{split: {direction: {rule: {"queries", "emptied", "persons", "names"}}}}: queries left nothing to find by a rule.
 
-    `persons` are those of the emptied queries. The training split is not ranked and so left out.
+    `persons` are those of the emptied queries; `names` are these queries, but for rules that empty all. The scenarios
+    of protocol `tvrid` stand beside the rules where passages have names; their queries are passages, called by the
+    first frame. The training split is not ranked and so left out.
     """
     found: dict[str, Any] = {}
     for name in [name for name in splits if name != "train"]:
@@ -229,12 +239,40 @@ def rule_counts(splits: Mapping[str, Split]) -> dict[str, dict[str, dict[str, di
         }
         for direction, (query, gallery) in DIRECTIONS.items():
             found[name][direction] = {}
+            rows = np.flatnonzero(split.recorded(query))
             for rule in RULES:
                 empty = emptied(sides[query], sides[gallery], rule)
-                persons = np.unique(sides[query]["person_id"][empty]).tolist()
-                counts = {"queries": len(empty), "emptied": int(empty.sum()), "persons": persons}
-                found[name][direction][rule] = counts
+                found[name][direction][rule] = _counted(split, rows, empty)
+            passages = _passages(split, query), _passages(split, gallery)
+            for scenario, empty in _emptied_by_scenario(split, *passages).items():
+                found[name][direction][scenario] = _counted(split, passages[0], empty)
     return found
+
+
+def _counted(split: Split, queries: np.ndarray, empty: np.ndarray) -> dict[str, Any]:
+    rows = queries[empty]
+    return {
+        "queries": len(queries),
+        "emptied": len(rows),
+        "persons": np.unique(split.labels["person_id"][rows]).tolist(),
+        "names": [] if empty.all() else [split.called(int(row)) for row in rows],
+    }
+
+
+def _passages(split: Split, modality: str) -> np.ndarray:
+    """int [P]: the first row of each recording with images of a modality; none where passages have no names."""
+    rows = np.flatnonzero(split.recorded(modality) & (split.named("passage_name") != ""))
+    return rows[np.unique(split.labels["recording_id"][rows], return_index=True)[1]]
+
+
+def _emptied_by_scenario(split: Split, query: np.ndarray, gallery: np.ndarray) -> dict[str, np.ndarray]:
+    """bool [Q] per scenario of protocol `tvrid`: the passages that it leaves none of their person."""
+    if not len(query):
+        return {}
+    person, camera, passage = split.labels["person_id"], split.named("camera_name"), split.named("passage_name")
+    same = person[query][:, None] == person[gallery][None]
+    pairs = compared((camera[query], passage[query]), (camera[gallery], passage[gallery]), CAMERAS)
+    return {f"tvrid {scenario}": ~(same & one).any(1) for scenario, one in pairs.items()}
 
 
 def _rules(counts: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> Iterable[Problem]:
@@ -254,5 +292,6 @@ def _rules(counts: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) 
             split if len(names) == len(counts[split]) else f"{split} {' '.join(names)}"
             for split, names in places.items()
         )
-        words = f"protocol {rule} leaves no query of {where} anything to find, so it is refused; {RULES[rule].mend}"
+        mend = RULES[rule].mend if rule in RULES else "it compares passages of one person by other cameras and names"
+        words = f"protocol {rule} leaves no query of {where} anything to find, so it is refused; {mend}"
         yield Problem(WARNING, "rule", words)

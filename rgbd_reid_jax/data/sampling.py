@@ -68,7 +68,7 @@ def batch_rows(
     if sampling.name == "shuffle":
         count = len(labels["person_id"])
         if batch_size > count:
-            raise InputError(f"batch_size={batch_size} exceeds the {count} training frames; choose a smaller batch")
+            raise InputError(f"batch_size={batch_size} exceeds the {count} training frames; choose a smaller one")
         return grain.MapDataset.range(_STEPS).map(_Shuffled(count, batch_size, seed))
     draw = SAMPLERS[sampling.name]
     assert draw is not None, "shuffle is done"
@@ -166,7 +166,8 @@ class _PeopleAndFrames(grain.transforms.Map):
         people, person = np.unique(labels["person_id"], return_inverse=True)
         if sampling.people > len(people):
             raise InputError(
-                f"sampling.people={sampling.people} exceeds the {len(people)} people with training frames; choose fewer"
+                f"sampling.people={sampling.people} exceeds the {len(people)} people with training frames; choose "
+                "fewer, and batch_size=people x frames (rgbd_reid_jax.data.check prints flags that fit)"
             )
         order = np.argsort(person, kind="stable")
         self._frames = np.split(order, np.cumsum(np.bincount(person))[:-1])

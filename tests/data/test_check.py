@@ -65,12 +65,13 @@ def test_a_good_dataset_is_ok(registry, checked):
         "frames_per_person": [6, 6.0, 6],
         "people_with_one_frame": 0,
         "recordings": 4,
-        "cameras": {"0": 6, "1": 6},
+        "cameras": {key: {"rgb": 6, "depth": 6, "pairs": 6} for key in "01"},
+        "persons": {key: {"rgb": 6, "depth": 6, "pairs": 6} for key in "23"},
         "recording_types": {"unknown": 12},
         "person_depth_m": counts["person_depth_m"],
     }
     assert 2.0 <= counts["person_depth_m"][0] <= counts["person_depth_m"][2] <= 2.05
-    nothing = {"queries": 12, "emptied": 0, "persons": []}
+    nothing = {"queries": 12, "emptied": 0, "persons": [], "names": []}
     assert content["rules"]["test"]["rgb_to_depth"]["cross_camera"] == nothing
     assert "train" not in content["rules"]
 
@@ -141,6 +142,26 @@ def test_an_image_repeated_for_a_person_is_a_warning(registry, checked):
     assert status == 0
 
 
+@pytest.mark.parametrize(("split", "status"), [("train", 0), ("test", 1)])
+def test_an_image_copied_to_another_recording_of_its_person_makes_scores_wrong(registry, checked, split, status):
+    frames = registry.people()
+    copied = changed(frames, split, 3, rgb=registry.images_of(int(frames[split][0].rgb[:-4]))["rgb"])
+    found, content = checked(copied)
+    kind = "copied_recording" if split == "test" else "repeated_image"
+    assert problems_of(content)[kind]["names"][0].startswith(f"rgb: {split} record 3 (")
+    assert found == status
+
+
+def test_images_by_camera_and_person_of_each_modality_and_names_behind_the_numbers(registry, checked):
+    frames = changed(registry.people(), "test", 3, depth=BLACK, mask=np.zeros((32, 16), np.uint8), modalities=1)
+    _, content = checked(frames, metadata={"people": list("abcdef"), "cameras": {"0": "door", "1": "hall"}})
+    of = content["splits"]["test"]
+    assert of["cameras"]["1"] == {"rgb": 6, "depth": 5, "pairs": 5}
+    assert of["persons"] == {"4": {"rgb": 6, "depth": 5, "pairs": 5}, "5": {"rgb": 6, "depth": 6, "pairs": 6}}
+    assert content["names"]["person"]["4"] == "e"
+    assert content["names"]["camera"] == {"0": "door", "1": "hall"}
+
+
 @pytest.mark.parametrize(
     ("split", "number", "name"), [("train", 7, "train record 7 (7.png)"), ("test", 3, "test record 3 (27.png)")]
 )
@@ -203,7 +224,7 @@ def test_people_with_one_frame(registry, checked):
     assert content["splits"]["test"]["people_with_one_frame"] == 1
     assert content["splits"]["test"]["frames_per_person"] == [1, 3.5, 6]
     emptied = content["rules"]["test"]["rgb_to_depth"]["twin_excluded"]
-    assert emptied == {"queries": 7, "emptied": 1, "persons": [5]}
+    assert emptied == {"queries": 7, "emptied": 1, "persons": [5], "names": ["test record 6 (30.png)"]}
     assert status == 0
 
 
@@ -223,6 +244,7 @@ def test_the_next_command_is_one_that_takes_the_data(registry, drawn_tree, tmp_p
     registry.give(changed(registry.people(), "train", 3, depth=BLACK, mask=np.zeros((32, 16), np.uint8), modalities=1))
     assert check.main(["people", f"--data_dir={tmp_path}", f"--manual_dir={drawn_tree}"]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
+    assert command.startswith("next: ")
     assert "--config=configs/one_stream.py:people/all" in command, "distillation needs pairs"
     assert "--config.training.baseline.sampling.name=pk_cross_modal" in command
 
@@ -230,7 +252,7 @@ def test_the_next_command_is_one_that_takes_the_data(registry, drawn_tree, tmp_p
 def test_one_camera_makes_the_camera_rules_useless(registry, checked):
     status, content = checked(registry.people(cameras=1))
     rules = content["rules"]["test"]["depth_to_rgb"]
-    assert rules["cross_camera"] == {"queries": 6, "emptied": 6, "persons": [4, 5]}
+    assert rules["cross_camera"] == {"queries": 6, "emptied": 6, "persons": [4, 5], "names": []}
     assert rules["twin_excluded"]["emptied"] == 0
     useless = {problem["words"].split()[1] for problem in content["problems"] if problem["kind"] == "rule"}
     assert useless == {"market", "cross_camera", "recording_excluded"}
@@ -288,16 +310,19 @@ def test_a_reader_is_told_who_is_skipped_and_why_it_cannot_be_used(registry, dra
     registry.give(changed(frames, "train", 0, rgb=b""))
     assert check.main(["people", f"--data_dir={tmp_path}", f"--manual_dir={drawn_tree}"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "  test, cross_camera: queries of person 5" in lines
+    skipped = "test record 6 (30.png), test record 7 (31.png), test record 8 (32.png)"
+    assert f"  test, cross_camera: queries of person 5: {skipped}" in lines
     assert "error    undecodable: 1 images do not decode: training stops there" in lines
     assert lines[-1] == "verdict: error; 1 of the above would stop training or make numbers wrong"
 
 
 def test_bad_usage_is_one_line(registry, capsys, tmp_path):
+    (tmp_path / "a.png").mkdir()
     for arguments, words in (
         ([], "NAME[/CONFIG] is missing"),
         (["people", f"--data_dir={tmp_path}"], "people needs files of yours"),
-        (["people", f"--sheet={tmp_path}"], f"--sheet={tmp_path} cannot be written"),
+        (["people", f"--sheet={tmp_path / 'a.png'}"], f"--sheet={tmp_path / 'a.png'} cannot be written"),
+        (["people", "--sheet=sheet.jpg"], "--sheet=sheet.jpg: the picture is a PNG; give a name that ends in .png"),
         (["people", f"--sheet={__file__}/new/sheet.png"], "new/sheet.png cannot be written"),
     ):
         assert check.main(arguments) == 2
@@ -365,3 +390,41 @@ def test_the_page_names_every_kind_of_problem(repository):
         assert len(kinds) >= 8
         for kind in kinds:
             assert f"`{kind}`" in row
+
+
+def test_scenarios_of_passages_are_counted_beside_the_rules():
+    """Against the protocol's words, pair by pair."""
+    random = np.random.default_rng(0)
+    cameras = ("flat", "upward", "downward")
+    passages = [(int(random.integers(4)), str(random.choice(cameras)), str(random.integers(3))) for _ in range(12)]
+    seen, columns = [], {"person_id": [], "recording_id": [], "modalities": []}
+    for number, (person, camera, name) in enumerate(passages):
+        for _ in range(2):
+            seen.append(inspection.Seen({}, "", names={"camera_name": camera, "passage_name": name}))
+            columns["person_id"].append(person)
+            columns["recording_id"].append(number)
+            columns["modalities"].append(3 if number else 1)  # one passage without depth
+    zeros = np.zeros(len(seen), np.int64)
+    labels = {name: np.array(column) for name, column in columns.items()} | {"camera_id": zeros, "frame_id": zeros}
+    split = inspection.Split("test", [], seen, labels)
+    counts = problems.rule_counts({"test": split})["test"]["rgb_to_depth"]
+
+    def compares(scenario, one, other):
+        kinds = {one[1], other[1]}
+        by_scenario = {
+            "same_cam_cross_passage": len(kinds) == 1,
+            "up_down_cross_passage": kinds == {"upward", "downward"},
+            "flat_vs_others": "flat" in kinds and len(kinds) == 2,
+        }
+        return one[2] != other[2] and by_scenario[scenario]
+
+    for scenario in ("same_cam_cross_passage", "up_down_cross_passage", "flat_vs_others"):
+        empty = [
+            number
+            for number, one in enumerate(passages)
+            if not any(one[0] == other[0] and compares(scenario, one, other) for other in passages[1:])
+        ]
+        found = counts[f"tvrid {scenario}"]
+        assert 0 < len(empty) < len(passages), "a case that shows nothing"
+        assert (found["queries"], found["emptied"]) == (len(passages), len(empty))
+        assert found["names"] == [f"test record {2 * number}" for number in empty]

@@ -15,17 +15,19 @@ import pytest
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 
+pytestmark = pytest.mark.slow
 REPOSITORY = pathlib.Path(__file__).parents[2]
-STEPS = 24
+STEPS, EVERY = 48, 16
 
 SMALL = [
     "--config.dataset.config=tiny",
+    "--config.model.backbone=tiny",  # compilation would take most of the time
     "--config.export.platforms=('cpu',)",
     *(
         f"--config.training.{stage}.{name}={value}"
         for stage in ("teacher", "student")
         for name, value in (
-            *(("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", 8)),
+            *(("steps", STEPS), ("batch_size", 16), ("log_every", 1), ("evaluate_every", EVERY)),
             *(("sampling.people", 4), ("sampling.frames", 4)),
         )
     ),
@@ -34,8 +36,8 @@ SMALL = [
 
 def environment(data_dir: pathlib.Path, cache: pathlib.Path) -> dict[str, str]:
     """One CPU device, the shared tiny dataset, a compile cache shared by the processes of a test."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return kept | {
+    return os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "TFDS_DATA_DIR": str(data_dir),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -125,7 +127,7 @@ def test_metrics_have_each_step_once_and_validations(finished):
     for stage, score in (("teacher", "eval/depth_to_depth/mAP"), ("student", "eval/rgb_to_depth/mAP")):
         mine = [line for line in lines if line["stage"] == stage]
         assert [line["step"] for line in mine if "loss" in line] == list(range(1, STEPS + 1))
-        assert [line["step"] for line in mine if score in line] == [8, 16, 24]
+        assert [line["step"] for line in mine if score in line] == [EVERY, 2 * EVERY, STEPS]
 
 
 def test_progress_names_stage_step_rate_loss_and_time_left(finished):
@@ -182,8 +184,8 @@ def wait_for_step(workdir: pathlib.Path, stage: str, step: int, process: subproc
     ("kill", "stage", "step", "status"),
     [
         (signal.SIGKILL, "teacher", 3, -signal.SIGKILL),  # before the first checkpoint
-        (signal.SIGKILL, "teacher", 8, -signal.SIGKILL),  # while one is being written
-        (signal.SIGKILL, "student", 13, -signal.SIGKILL),
+        (signal.SIGKILL, "teacher", EVERY, -signal.SIGKILL),  # while one is being written
+        (signal.SIGKILL, "student", EVERY + 5, -signal.SIGKILL),
         (signal.SIGTERM, "teacher", 11, 130),
         (signal.SIGINT, "student", 5, 130),
     ],

@@ -26,6 +26,7 @@ STEPS = 20
 SMALL = [
     "--config=configs/attention.py",
     "--config.dataset.config=tiny",
+    "--config.model.backbone=tiny",  # compilation would take most of the time
     "--config.export.platforms=('cpu',)",
     *(
         f"--config.training.{stage}.{name}={value}"

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tensorflow_datasets.core import shuffle
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.data import dataset
 from tfds_builders import chunks
 from tfds_builders.recorded import builder as builder_lib
 from tfds_builders.recorded.frames import Finding, Frame, Scan
@@ -344,6 +346,17 @@ def test_a_tree_that_is_not_there_is_named(tmp_path):
         prepare(config_of("small", {}), tmp_path / "data")
 
 
+def test_what_was_built_with_other_knobs_is_listed(tree, tmp_path):
+    """A config without its knobs is another dataset, and nobody remembers knobs."""
+    build(tmp_path, tree, title="lab's", bad_share=0.5)
+    with pytest.raises(InputError) as caught:
+        prepare(config_of("small", {}), tmp_path / "data")
+    told = str(caught.value)
+    start = told.index("rgbd_folder/small --knobs=")
+    (option,) = shlex.split(told[start : told.index("; say the same config")])[1:]
+    assert dataset.parse_knobs(option.removeprefix("--knobs=")) == {"title": "lab's", "bad_share": 0.5}
+
+
 def test_a_dataset_is_not_put_among_its_own_source(own):
     with pytest.raises(InputError, match=r"--data_dir=.*tree/data lies within --manual_dir=.*tree; choose"):
         build(own, own)
@@ -369,3 +382,15 @@ def test_chunks_are_of_one_length(tmp_path):
     """Chunks of another number of frames are not taken for these."""
     assert builder_lib._chunk_name("train", 7) == f"train-{PER_CHUNK}x000007"
     assert chunks.ChunkStore(tmp_path, "x").path("train-3x000007").name == "train-3x000007.chunk"
+
+
+def test_a_file_that_was_edited_without_another_size_is_told(own, tmp_path, capsys):
+    build(tmp_path, own)
+    build(tmp_path, own)
+    assert "but not the times" not in capsys.readouterr().out
+    edited = next(own.rglob("*_depth.png"))
+    edited.write_bytes(edited.read_bytes())
+    os.utime(edited, ns=(0, 0))
+    build(tmp_path, own)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "but not the times" in line]
+    assert f"{place(tmp_path)}/1.0.0 was built; if any was changed, delete that folder" in line

@@ -188,6 +188,18 @@ def test_depth_where_colour_is_declared_is_an_error(root, content):
         images.read_rgb(root, put(root, content))
 
 
+def test_colour_that_a_viewer_would_turn_is_an_error(root):
+    """A depth image beside it has no such tag, so the two would not be aligned."""
+    for turned in (1, 6):
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        file = put(root, encoded(RGB, "JPEG", exif=exif))
+        if turned == 1:
+            assert images.read_rgb(root, file).shape == RGB.shape
+    with pytest.raises(InputError, match="says by EXIF orientation 6 that viewers should turn it"):
+        images.read_rgb(root, file)
+
+
 def test_depth_of_every_format(root):
     for options in ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}):
         assert np.array_equal(images.read_depth(root, put(root, encoded(DEPTH, "TIFF", **options))), DEPTH)

@@ -113,7 +113,7 @@ def test_extracted_folder_itself_and_names_that_are_no_numbers(tree_copy):
         text = "\n".join(",".join([row[0], f"id-{row[1]}", *row[2:]]) for row in rows[1:])
         path.write_text(f"﻿{','.join(rows[0])}\n{text}\n", encoding="utf-8")  # as Excel writes it
     found = scanned(tree_copy / "DB_extracted")
-    assert found.metadata["person_names"] == {str(number): f"id-{number}" for number in range(8)}
+    assert found.metadata["people"] == {str(number): f"id-{number}" for number in range(8)}
 
 
 def _csv(tree: pathlib.Path, side: str, change) -> None:

@@ -11,9 +11,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +109,19 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             # TFDS: "Manual directory ... does not exist or is empty. Create it and ..."
             what = f"{error.filename} is no folder" if isinstance(error, OSError) else str(error).partition(". ")[0]
             wants = " ".join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-            raise InputError(f"{self.name} needs files of yours (--manual_dir): {what}. {wants}") from error
+            there = ", ".join(self._built())
+            there = there and f" Built below {self.data_dir_root} are: {there}; say the same config and knobs."
+            raise InputError(f"{self.name} needs files of yours (--manual_dir): {what}. {wants}{there}") from error
+
+    def _built(self) -> list[str]:
+        """The datasets of this builder that are there: each its config, and the knobs that make it another one."""
+        found = []
+        for file in sorted(pathlib.Path(self.data_dir_root, self.name).glob(f"*/{self.VERSION}/metadata.json")):
+            base = knobs.named_config(self.BUILDER_CONFIGS, self.name, file.parts[-3].partition("-")[0])
+            usual, values = knobs.knob_values(base), json.loads(file.read_text(encoding="utf-8"))["knobs"]
+            given = ",".join(f"{name}={value!r}" for name, value in values.items() if value != usual.get(name))
+            found.append(f"{self.name}/{base.name}" + (f" --knobs={shlex.quote(given)}" if given else ""))
+        return found
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list]:
         root, paths = self.listing(self.source(dl_manager))
@@ -115,11 +129,11 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         check_scan(root, scan)
         source = tree.fingerprint(root, paths)
         metadata: Any = self.info.metadata  # set in _info
-        metadata.update(scan.metadata, source_fingerprint=source, findings=[])
+        as_read = tree.fingerprint(root, paths, times=True)  # a PGM that was edited has its size still
+        metadata.update(scan.metadata, source_fingerprint=source, source_times=as_read, findings=[])
         config = self.builder_config
         parent = pathlib.Path(self.data_dir_root) / self.name / config.name
         prepare_lib.check_free_space(parent, 10 * config.height * config.width * sum(map(len, scan.frames.values())))
-        as_read = tree.fingerprint(root, paths, times=True)  # a PGM that was edited has its size still
         store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{as_read}")
         reading = _Reading(self, root, scan, store, self._building)
         return {split: reading.shards(split) for split in SPLITS if scan.frames.get(split)}
@@ -396,10 +410,15 @@ def check_source(builder: RecordedBuilder, root: pathlib.Path) -> None:
     if not root.is_dir():
         say(_STAGE, f"{root} is not there; the dataset that was built before is used as it is")
         return
-    built_from = (builder.info.metadata or {}).get("source_fingerprint")
-    if tree.fingerprint(*builder.listing(root)) != built_from:
-        folder = builder.data_path
+    about, files, folder = builder.info.metadata or {}, builder.listing(root), builder.data_path
+    if tree.fingerprint(*files) != about.get("source_fingerprint"):
         raise InputError(
             f"{folder} was built from other files than {root} holds now; delete {folder} and run again to build it "
             "from these, choose another data_dir, or leave the manual_dir away to use it as it is"
+        )
+    if tree.fingerprint(*files, times=True) != about.get("source_times"):
+        say(
+            _STAGE,
+            f"files of {root} have the sizes, but not the times that they had when {folder} was built; if any was "
+            "changed, delete that folder and run again to build it anew",
         )

@@ -23,6 +23,7 @@ FARTHEST_MM = 20_000
 _PNG_LEVEL = 1
 _GAP = rb"(?:\s|#[^\n]*\n)+"  # one way to match each byte, so that no header takes long
 _PGM_HEADER = re.compile(rb"P5" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF
 _GREY16 = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -94,12 +95,18 @@ def read_rgb(root: pathlib.Path, file: str) -> np.ndarray:
 
     Raises:
         BadFrame: the file is missing, empty or does not decode.
-        InputError: it holds 16-bit samples, as depth images do, or too many pixels.
+        InputError: it holds 16-bit samples, as depth images do, too many pixels, or an EXIF tag that turns it.
     """
     image = _opened(root, file)
     if image.mode in _GREY16 or image.mode == "F":
         raise InputError(
             f"{root / file} has {image.mode} samples where a colour image is declared; are folders swapped?"
+        )
+    turned = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    if turned != _UPRIGHT:
+        raise InputError(
+            f"{root / file} says by EXIF orientation {turned} that viewers should turn it, which a depth image cannot "
+            "say; store the pixels as the depth image has them, without that tag"
         )
     return np.asarray(image.convert("RGB"))
 

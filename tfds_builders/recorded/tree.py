@@ -54,7 +54,9 @@ def _check_link(root: pathlib.Path, real_root: pathlib.Path, path: str) -> None:
     """Links inside the tree are as good as files; those out of it, to nothing or around in circles are refused."""
     target = pathlib.Path(os.path.realpath(root / path))
     above = [(root / parent).resolve() for parent in pathlib.PurePosixPath(path).parents]
-    if not target.is_relative_to(real_root) or any(folder.is_relative_to(target) for folder in above):
+    if any(folder.is_relative_to(target) for folder in above):
+        raise InputError(f"{root / path} is a link to {target}, in which it lies itself; remove it")
+    if not target.is_relative_to(real_root):
         raise InputError(f"{root / path} is a link to {target}, out of the tree; copy what it names into the tree")
     if not target.exists():
         raise InputError(f"{root / path} is a link to {target}, which does not exist; remove it")

@@ -92,7 +92,7 @@ def scan(root: pathlib.Path, paths: Sequence[str], *, validation_share: float, s
         split = "test" if row.side == "test" else "validation" if person_id in validation else "train"
         frames[split] += _frames(row, number, person_id, cameras[row.cam_name], instants[row.folder])
     metadata = {
-        "person_names": {str(number): name for name, number in people.items()},
+        "people": {str(number): name for name, number in people.items()},
         "cameras": {str(number): name for name, number in cameras.items()},
         "passage_names": sorted({row.passage_name for row in passages}),
         "tracks": {name: {"query": query, "gallery": gallery} for name, (query, gallery) in TRACKS.items()},

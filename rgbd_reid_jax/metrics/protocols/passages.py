@@ -12,6 +12,7 @@ mean over scenarios. The tracks are the modalities of the two files.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
 from rgbd_reid_jax.metrics.ranking import check_sides, multi_shot, shown_hits
 from rgbd_reid_jax.metrics.ranks import Ranks
 
+CAMERAS = {"flat": "flat", "upward": "upward", "downward": "downward"}
+"""What the dataset calls the cameras that scenarios speak of."""
 SCENARIOS = ("same_cam_cross_passage", "up_down_cross_passage", "flat_vs_others")
 MAP = "mean over the three scenarios of the mean step AP of their queries"
 CMC = "share of queries whose first correct passage has rank <= k, mean over the three scenarios"
@@ -121,7 +124,7 @@ def _scenario(
 
 
 def _pairs(query: Embeddings, gallery: Embeddings, parameters: Any) -> dict[str, np.ndarray]:
-    """bool [Q, G] per scenario: the pairs that it compares."""
+    """`compared`, of cameras that are there."""
     camera, other_camera = (_camera_names(items) for items in (query, gallery))
     passage, other_passage = (items.column("passage_name", "protocol tvrid") for items in (query, gallery))
     names = np.union1d(camera, other_camera)
@@ -131,6 +134,20 @@ def _pairs(query: Embeddings, gallery: Embeddings, parameters: Any) -> dict[str,
                 f"{query.source} and {gallery.source} hold no camera {parameters[role]!r} (but: "
                 f"{', '.join(names[:8])}); save names as camera_name, or say which is meant with the parameter {role}"
             )
+    return compared((camera, passage), (other_camera, other_passage), parameters)
+
+
+def compared(
+    query: tuple[np.ndarray, np.ndarray], gallery: tuple[np.ndarray, np.ndarray], parameters: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """bool [Q, G] per scenario: the pairs that it compares.
+
+    Args:
+        query: camera_name and passage_name of the query passages, text [Q] each.
+        gallery: of the gallery passages, text [G] each.
+        parameters: which camera is `flat`, `upward` and `downward`.
+    """
+    (camera, passage), (other_camera, other_passage) = query, gallery
 
     def one_of(role: str, items: np.ndarray) -> np.ndarray:
         return items == str(parameters[role])

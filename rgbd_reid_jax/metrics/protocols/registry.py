@@ -87,7 +87,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "passages (mean embedding of a recording's frames) of different passage_name in three scenarios: same camera, "
         "upward against downward, flat against the others; mean over the scenarios",
         passages.tvrid,
-        {"flat": "flat", "upward": "upward", "downward": "downward"},
+        passages.CAMERAS,
         {"mAP": passages.MAP, "cmc": passages.CMC},
     ),
     "verification": Protocol(
