@@ -78,6 +78,7 @@ def checked(builder: Any, splits: Mapping[str, Split]) -> dict[str, Any]:
     return {
         "dataset": builder.info.full_name,
         "folder": str(builder.data_path),
+        "person_mask": contact_sheet.has_person_mask(metadata),
         "names": {owner: _names(metadata.get(key)) for owner, key in _NAMES.items()},
         "splits": {name: _counts(split) for name, split in splits.items()},
         "rules": rule_counts(splits),
@@ -135,7 +136,7 @@ def _names(found: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
 
 def _called(content: Mapping[str, Any], owner: str, number: int | str) -> str:
     name = content["names"][owner].get(str(number))
-    return f"{owner} {number}" + (f" ({name})" if name else "")
+    return f"{owner} {number}" + (f" ({name})" if name and name != str(number) else "")
 
 
 def _tally(values: np.ndarray) -> dict[int, int]:
@@ -169,11 +170,13 @@ def _count_rows(content: Mapping[str, Any]) -> list[list[str]]:
     for name, of in splits.items():
         low, median, high = of["frames_per_person"]
         depths = "{} .. {} .. {} m".format(*of["person_depth_m"]) if of["person_depth_m"] else "unknown"
+        if not content["person_mask"]:
+            depths = f"unknown (no person mask; whole images {depths})"
         numbers = [str(of[key]) for key in ("people", "frames", "rgb", "depth", "pairs", "recordings")]
         rows.append([name, *numbers, f"{low} .. {median:g} .. {high}", depths])
     rows.append([])
     for name, of in splits.items():
-        cameras = ", ".join(
+        cameras = "; ".join(
             f"{_called(content, 'camera', camera)}: {count['rgb']} rgb, {count['depth']} depth"
             for camera, count in of["cameras"].items()
         )

@@ -227,8 +227,8 @@ def rule_counts(splits: Mapping[str, Split]) -> dict[str, dict[str, dict[str, di
     """{split: {direction: {rule: {"queries", "emptied", "persons", "names"}}}}: queries left nothing to find by a rule.
 
     `persons` are those of the emptied queries; `names` are these queries, but for rules that empty all. The scenarios
-    of protocol `tvrid` stand beside the rules where passages have names; their queries are passages, called by the
-    first frame. The training split is not ranked and so left out.
+    of protocol `tvrid` stand beside the rules where passages have names; their queries are the passages
+    that they compare, called by the first frame. The training split is not ranked and so left out.
     """
     found: dict[str, Any] = {}
     for name in [name for name in splits if name != "train"]:
@@ -244,8 +244,8 @@ def rule_counts(splits: Mapping[str, Split]) -> dict[str, dict[str, dict[str, di
                 empty = emptied(sides[query], sides[gallery], rule)
                 found[name][direction][rule] = _counted(split, rows, empty)
             passages = _passages(split, query), _passages(split, gallery)
-            for scenario, empty in _emptied_by_scenario(split, *passages).items():
-                found[name][direction][scenario] = _counted(split, passages[0], empty)
+            for scenario, (rows, empty) in _emptied_by_scenario(split, *passages).items():
+                found[name][direction][scenario] = _counted(split, rows, empty)
     return found
 
 
@@ -265,14 +265,16 @@ def _passages(split: Split, modality: str) -> np.ndarray:
     return rows[np.unique(split.labels["recording_id"][rows], return_index=True)[1]]
 
 
-def _emptied_by_scenario(split: Split, query: np.ndarray, gallery: np.ndarray) -> dict[str, np.ndarray]:
-    """bool [Q] per scenario of protocol `tvrid`: the passages that it leaves none of their person."""
+def _emptied_by_scenario(
+    split: Split, query: np.ndarray, gallery: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per scenario of protocol `tvrid`: the passages that it compares, and bool, which find none of their person."""
     if not len(query):
         return {}
     person, camera, passage = split.labels["person_id"], split.named("camera_name"), split.named("passage_name")
     same = person[query][:, None] == person[gallery][None]
     pairs = compared((camera[query], passage[query]), (camera[gallery], passage[gallery]), CAMERAS)
-    return {f"tvrid {scenario}": ~(same & one).any(1) for scenario, one in pairs.items()}
+    return {f"tvrid {name}": (query[one.any(1)], ~(same & one)[one.any(1)].any(1)) for name, one in pairs.items()}
 
 
 def _rules(counts: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> Iterable[Problem]:

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 
-import cv2
 import numpy as np
 import pytest
 
@@ -342,28 +341,6 @@ def test_a_sheet_that_cannot_be_written_after_all_is_one_line(registry, drawn_tr
     assert capsys.readouterr().err == "error: sheet.png: Read-only file system; mend it or name another place\n"
 
 
-def test_the_sheet_shows_people_of_all_splits_in_line_with_their_outline(registry, checked, tmp_path):
-    sheet = tmp_path / "sheets" / "sheet.png"
-    damaged = changed(registry.people(), "train", 1, rgb=b"damaged")
-    assert checked(damaged, f"--sheet={sheet}")[0] == 1
-    picture = cv2.imread(str(sheet))
-    assert picture is not None
-    # Per split two people before two cameras: one line of four cells of three panels 104 x 208 with captions.
-    cell = (208 + 3 * 16 + 16, 3 * 105 + 16)
-    assert picture.shape == (3 * (32 + cell[0]), 4 * cell[1], 3)
-    first = picture[32 : 32 + cell[0], cell[1] : 2 * cell[1], ::-1]  # train, person 0 before camera 1
-    overlay = first[:208, 8 + 2 * 105 : 8 + 2 * 105 + 104]
-    # The person fills rows 4..27 and columns 5..10 of 32 x 16, which is enlarged by 6.5.
-    green = (overlay[..., 1].astype(int) - overlay[..., 0] > 90) & (overlay[..., 1] > 180)
-    rows, columns = np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))
-    np.testing.assert_allclose([rows[0], rows[-1] + 1], [4 * 6.5, 28 * 6.5], atol=1.5)
-    np.testing.assert_allclose([columns[0], columns[-1] + 1], [5 * 6.5, 11 * 6.5], atol=1.5)
-    middles = [((np.arange(count) + 0.5) * 6.5).astype(int) for count in (32, 16)]
-    shown = first[:208, 8 : 8 + 104][np.ix_(*middles)]
-    np.testing.assert_array_equal(shown, registry.images_of(4)["rgb"])
-    assert (picture[32 : 32 + 208, 8 : 8 + 104] == 255).all(), "a damaged image is left white"
-
-
 def test_faults_of_a_record_do_not_hide_one_another():
     from tfds_builders import schema
 
@@ -419,12 +396,14 @@ def test_scenarios_of_passages_are_counted_beside_the_rules():
         return one[2] != other[2] and by_scenario[scenario]
 
     for scenario in ("same_cam_cross_passage", "up_down_cross_passage", "flat_vs_others"):
+        queries = [one for one in passages if any(compares(scenario, one, other) for other in passages[1:])]
         empty = [
             number
             for number, one in enumerate(passages)
-            if not any(one[0] == other[0] and compares(scenario, one, other) for other in passages[1:])
+            if one in queries
+            and not any(one[0] == other[0] and compares(scenario, one, other) for other in passages[1:])
         ]
         found = counts[f"tvrid {scenario}"]
         assert 0 < len(empty) < len(passages), "a case that shows nothing"
-        assert (found["queries"], found["emptied"]) == (len(passages), len(empty))
+        assert (found["queries"], found["emptied"]) == (len(queries), len(empty))
         assert found["names"] == [f"test record {2 * number}" for number in empty]
