@@ -222,7 +222,7 @@ def test_initialisation_is_a_function_of_the_key(network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "vgg"}, r"model\.backbone='vgg' is unknown; choose one of: small, resnet18"),
+        ({"backbone": "vgg"}, r"model\.backbone='vgg' is unknown; choose one of: tiny, small, resnet18"),
         ({"compute_dtype": "float16"}, r"model\.compute_dtype='float16' is unknown; choose float32 or bfloat16"),
         ({"neck": "long"}, r"model\.neck='long' is unknown; choose one of: paper, triplet, bnneck"),
         ({"pool": "max"}, r"model\.pool='max' is unknown; choose one of: average, gem, cls"),
