@@ -7,14 +7,17 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rgbd_reid_jax.core.command import Parser
 from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.core.signals import interrupts_kept
-from rgbd_reid_jax.data import dataset, recipe
+from rgbd_reid_jax.data import dataset
+
+if TYPE_CHECKING:
+    from rgbd_reid_jax.data import recipe
 
 _INTERRUPTED, _UNUSABLE = 130, 2
 
@@ -61,7 +64,7 @@ def command_line(module: str, options: argparse.Namespace, *more: str) -> str:
 
 
 def training_command_line(
-    options: argparse.Namespace, labels: Mapping[str, np.ndarray], rules: recipe.Rules, *, paired: bool
+    options: argparse.Namespace, labels: Mapping[str, np.ndarray], rules: "recipe.Rules", *, paired: bool
 ) -> str:
     """The command line that trains on the dataset; distillation, which needs pairs, or one network for both images.
 
@@ -71,6 +74,8 @@ def training_command_line(
         rules: as `problems.rule_counts` gives them.
         paired: each training frame has both images.
     """
+    from rgbd_reid_jax.data import recipe  # it loads JAX, which a build does without
+
     given = [f"--config.dataset.{name}={getattr(options, name)}" for name in ("data_dir", "knobs")]
     given = [one for one in given if not one.endswith("=")]
     file = f"configs/{'distill' if paired else 'one_stream'}.py"
