@@ -10,6 +10,9 @@ import tensorflow_datasets as tfds
 
 STANDING = 1
 WALKING = 2
+VALID_DEPTH = "valid depth; the files hold no person mask"
+WHOLE_IMAGE = "the whole image; the files hold no person mask"
+"""What a dataset's metadata says of its masks where they do not tell the person from the background."""
 RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
 RGB = 1
 DEPTH = 2

@@ -17,7 +17,7 @@ import numpy as np
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.data.inspection import Split, images_of
 from tfds_builders import pictures
-from tfds_builders.schema import RECORDING_TYPES
+from tfds_builders.schema import RECORDING_TYPES, VALID_DEPTH, WHOLE_IMAGE
 
 _PEOPLE, _RECORDINGS, _CELLS = 4, 3, 12  # of a split; recordings of a person before one camera
 _SHEET_WIDTH = 1400
@@ -50,12 +50,12 @@ def sheet(splits: Mapping[str, Split]) -> np.ndarray:
 
 
 def has_person_mask(metadata: Mapping[str, Any] | None) -> bool:
-    """Whether the masks of a dataset tell the person from the background, or are all that has a depth.
+    """Whether the masks of a dataset tell the person from the background, or are all that has a depth, or all.
 
     Args:
         metadata: of the dataset's builder; its "mask" says what the masks are.
     """
-    return not str((metadata or {}).get("mask", "")).startswith("valid depth")
+    return (metadata or {}).get("mask") not in (VALID_DEPTH, WHOLE_IMAGE)
 
 
 def chosen_rows(split: Split) -> list[int]:

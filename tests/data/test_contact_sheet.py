@@ -8,8 +8,13 @@ import pytest
 
 from rgbd_reid_jax.data import check, contact_sheet
 from rgbd_reid_jax.data.inspection import Split
+from tfds_builders import schema
+from tfds_builders.knobs import knob_values
 from tfds_builders.recorded import prepared_layout, tree
 from tfds_builders.recorded.frames import Frame
+from tfds_builders.rgbd_folder import example_tree as own_example
+from tfds_builders.rgbd_folder import rgbd_folder_dataset_builder as own_builder
+from tfds_builders.rgbd_folder import scan as own_scan
 from tfds_builders.robotpku_rgbd_id import example_tree as robotpku_example
 from tfds_builders.robotpku_rgbd_id import scan as robotpku_scan
 from tfds_builders.tvrid import example_tree as tvrid_example
@@ -21,7 +26,7 @@ CELL = (PANEL[0] + 4 * 16 + 16, 3 * (PANEL[1] + 1) + 16)
 RED, BLUE, BLACK = (230, 0, 0), (0, 0, 255), (0, 0, 0)
 FIGURE = np.zeros((ROWS, COLUMNS), bool)
 FIGURE[4:28, 5:11] = True
-VALID_DEPTH = {"mask": "valid depth; the files hold no person mask"}
+VALID_DEPTH = {"mask": schema.VALID_DEPTH}
 
 
 def split_of(places: list[tuple[int, int, int]]) -> Split:
@@ -224,8 +229,14 @@ def test_builders_tell_whether_there_is_a_person_mask(tmp_path):
         "raw": robotpku_scan.scan(tmp_path / "raw", paths["raw"], "", 0),
         "tvrid": tvrid_scan.scan(tmp_path / "tvrid", paths["tvrid"], validation_share=0.2, seed=0),
     }
+    for name in ("own", "own_bare"):
+        own_example.write(tmp_path / name)
+        for file in (tmp_path / name).rglob("*_mask.png") if name == "own_bare" else ():
+            file.unlink()
+        knobs = knob_values(own_builder.config_of("default", {}))
+        found[name] = own_scan.scan(tmp_path / name, tree.listing(tmp_path / name), knobs)
     masked = {name: contact_sheet.has_person_mask(scan.metadata) for name, scan in found.items()}
-    assert masked == {"prepared": False, "raw": True, "tvrid": True}
+    assert masked == {"prepared": False, "raw": True, "tvrid": True, "own": True, "own_bare": False}
 
 
 @pytest.mark.parametrize(("modality", "called", "left"), [("rgb", "colour", 2), ("depth", "depth", 1)])

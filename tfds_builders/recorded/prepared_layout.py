@@ -27,6 +27,7 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import schema
 from tfds_builders.recorded import crops, images, splits, tree
 from tfds_builders.recorded.frames import SPLITS, BadFrame, Finding, Frame, Scan
 
@@ -135,7 +136,7 @@ def scan(
         "layout": "prepared",
         "person_id": "P of the file name" if by_person else "index in meta.json",
         "depth_unit": "8-bit grey x the knob grey_mm, in mm; the true unit is not published",
-        "mask": "valid depth; the files hold no person mask",
+        "mask": schema.VALID_DEPTH,
         "split": {**how, "person_ids": ids},
         "persons_of_identities": {str(place.identity): place.person for place in places.values()},
     }

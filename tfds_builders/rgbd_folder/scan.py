@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
+from tfds_builders import schema
 from tfds_builders.recorded import splits, tree
 from tfds_builders.recorded.frames import SPLITS, Finding, Frame, Scan
 from tfds_builders.rgbd_folder import manifest
@@ -165,7 +166,10 @@ def _labelled(rows: list[Row], intrinsics: dict[str, tuple[float, ...]]) -> Scan
             )
         )
     names = {"people": people, "cameras": cameras, "recordings": recordings, "clothes": clothes}
-    return Scan(frames, metadata={name: ["/".join(one) for one in found] for name, found in names.items()})
+    known = any(row.mask or row.box for row in rows)
+    mask = "the files' masks and boxes; of frames without either the whole image" if known else schema.WHOLE_IMAGE
+    named = {name: ["/".join(one) for one in found] for name, found in names.items()}
+    return Scan(frames, metadata={"mask": mask, **named})
 
 
 def _lone_people(rows: list[Row]) -> list[Finding]:
