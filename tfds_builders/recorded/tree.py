@@ -13,6 +13,8 @@ from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError, disk_full
 
+_TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
+
 
 def listing(root: pathlib.Path) -> list[str]:
     """All files below `root` as sorted relative POSIX paths; hidden ones are left out.
@@ -99,7 +101,7 @@ def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
                 _check_members(archive, [_tar_member(item) for item in opened], max_bytes)
-                opened.extractall(folder, filter="data")
+                opened.extractall(folder, **_TAR_FILTER)
         else:
             raise InputError(f"{archive} is neither a zip nor a tar archive; download it again")
     except InputError:
