@@ -117,8 +117,11 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """The datasets of this builder that are there: each its config, and the knobs that make it another one."""
         found = []
         for file in sorted(pathlib.Path(self.data_dir_root, self.name).glob(f"*/{self.VERSION}/metadata.json")):
-            base = knobs.named_config(self.BUILDER_CONFIGS, self.name, file.parts[-3].partition("-")[0])
-            usual, values = knobs.knob_values(base), json.loads(file.read_text(encoding="utf-8"))["knobs"]
+            try:
+                base = knobs.named_config(self.BUILDER_CONFIGS, self.name, file.parts[-3].partition("-")[0])
+                usual, values = knobs.knob_values(base), json.loads(file.read_text(encoding="utf-8"))["knobs"]
+            except (InputError, OSError, ValueError, KeyError):
+                continue  # damaged, or of a config that is no more: no help to anybody
             given = ",".join(f"{name}={value!r}" for name, value in values.items() if value != usual.get(name))
             found.append(f"{self.name}/{base.name}" + (f" --knobs={shlex.quote(given)}" if given else ""))
         return found
@@ -416,7 +419,7 @@ def check_source(builder: RecordedBuilder, root: pathlib.Path) -> None:
             f"{folder} was built from other files than {root} holds now; delete {folder} and run again to build it "
             "from these, choose another data_dir, or leave the manual_dir away to use it as it is"
         )
-    if tree.fingerprint(*files, times=True) != about.get("source_times"):
+    if about.get("source_times") not in (None, tree.fingerprint(*files, times=True)):
         say(
             _STAGE,
             f"files of {root} have the sizes, but not the times that they had when {folder} was built; if any was "
