@@ -3,10 +3,17 @@
 An example is one instant of one person: an RGB crop and a depth crop on the same pixel grid,
 with the person's mask and the labels that training and evaluation need. Builders yield encoded
 bytes, never arrays: that way neither building nor reading a dataset imports TensorFlow.
+TFDS itself is imported by `frame_features` alone, since processes that read frames need only the numbers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import tensorflow_datasets as tfds
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 STANDING = 1
 WALKING = 2
@@ -44,6 +51,8 @@ def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.Fea
     - `source` text: the file that the frame was read from, relative to the tree's root (colour, else depth), so that
       a fault can be named; "" where there is none.
     """
+    import tensorflow_datasets as tfds
+
     image = tfds.features.Image
     return tfds.features.FeaturesDict(
         {

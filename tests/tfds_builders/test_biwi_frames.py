@@ -2,10 +2,7 @@
 
 import io
 import pathlib
-import pickle
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -246,10 +243,3 @@ def test_what_no_such_tree_holds_stops_the_build(raw_tree, tmp_path, stream, har
 
 def _swap(path: pathlib.Path, old: bytes, new: bytes) -> None:
     path.write_bytes(path.read_bytes().replace(old, new, 1))
-
-
-def test_reading_processes_need_neither_tfds_nor_jax():
-    assert pickle.loads(pickle.dumps(builder_lib.Builder.read)) is read.read_frame
-    code = "import sys, tfds_builders.biwi_rgbd_id.read; print({'jax', 'tensorflow_datasets'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

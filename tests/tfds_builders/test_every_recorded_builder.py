@@ -3,6 +3,9 @@
 import importlib
 import os
 import pathlib
+import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -39,6 +42,15 @@ def test_the_readme_has_the_configs_and_the_table_of_knobs(name):
     configs = dataset.builder_module(name).Builder.BUILDER_CONFIGS
     assert knobs.knob_table(next(one for one in configs if one.name == dataset.config_names(name)[0])) in readme
     assert [config.name for config in configs if f"`{config.name}`" not in readme] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_processes_that_read_frames_need_neither_tfds_nor_jax(name):
+    read = dataset.builder_module(name).Builder.read
+    assert pickle.loads(pickle.dumps(read)) is read
+    code = f"import sys, {read.__module__}; print({{'jax', 'tensorflow_datasets'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

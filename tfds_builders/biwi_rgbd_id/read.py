@@ -21,6 +21,7 @@ import numpy as np
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders.recorded import crops, images, prepared_layout
 from tfds_builders.recorded.frames import BadFrame, Frame
+from tfds_builders.schema import PAIRED
 
 WIDTH, HEIGHT = 640, 480
 DEPTH_FOCAL, COLOUR_FOCAL = 575.8, 525.0
@@ -33,7 +34,6 @@ JOINTS = 20
 JOINT_COLUMNS = ("x", "y", "z", "u", "v", "state", "qx", "qy", "qz", "qw")
 _FILE_COLUMNS = ("id", "x", "y", "z", "u", "v", "state", "quality", "start", "end", "qx", "qy", "qz", "qw")
 _LEAST_JOINTS_ON_PERSON = JOINTS // 4
-_PAIRED = 3  # schema.PAIRED; the schema imports TFDS, which reading processes need not
 
 
 def read_frame(root: pathlib.Path, frame: Frame, knob_values: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def read_raw(root: pathlib.Path, frame: Frame, knob_values: dict[str, Any]) -> d
         "mask": images.encode_png(stored_mask),
         "person_box": _stored_box(box, window, height, width),
         "intrinsics": crops.window_intrinsics(intrinsics, window, height, width),
-        "modalities": _PAIRED,
+        "modalities": PAIRED,
         "skeleton": _skeleton(_numbers(root, frame.extra["skeleton"], len(_FILE_COLUMNS)), mask, window, height, width),
         "ground_plane": _ground_plane(_numbers(root, frame.extra["ground"], 4)),
     }

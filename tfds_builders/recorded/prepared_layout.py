@@ -38,7 +38,6 @@ GROUPINGS = ("identity", "person")
 _TWIN = "_depth"
 _NAME = re.compile(r"([0-9]{8})_([0-9]{2})_([0-9]{4})\.jpg")
 _SHAPE_TOLERANCE = 0.1
-_PAIRED = 3  # schema.PAIRED; the schema imports TFDS, which processes that read need not
 
 
 class _Place(NamedTuple):
@@ -203,7 +202,7 @@ def read(root: pathlib.Path, frame: Frame, knob_values: Mapping[str, Any]) -> di
         "mask": images.encode_png(np.where(depth > 0, 255, 0).astype(np.uint8)),
         "person_box": box_in(around_depth, grey.shape, height, width),
         "intrinsics": np.zeros(4, np.float32),
-        "modalities": _PAIRED,
+        "modalities": schema.PAIRED,
     }
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from tfds_builders.recorded import crops, foreground, images, prepared_layout
 from tfds_builders.recorded.frames import BadFrame, Frame
+from tfds_builders.schema import PAIRED
 
 _DEPTH_OF_A_PERSON_MM = 600  # seen from the side
 _LARGEST = 0.6
-_PAIRED = 3  # schema.PAIRED; the schema imports TFDS, which processes that read need not
 
 
 def read_frame(root: pathlib.Path, frame: Frame, knob_values: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_frame(root: pathlib.Path, frame: Frame, knob_values: Mapping[str, Any])
         "mask": images.encode_png(crops.cut(mask.astype(np.uint8) * 255, window, height, width, nearest=True)),
         "person_box": edges * shrink,
         "intrinsics": np.zeros(4, np.float32),
-        "modalities": _PAIRED,
+        "modalities": PAIRED,
     }
 
 

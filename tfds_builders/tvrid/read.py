@@ -18,11 +18,11 @@ import numpy as np
 
 from tfds_builders.recorded import crops, foreground, images, prepared_layout
 from tfds_builders.recorded.frames import BadFrame, Frame
+from tfds_builders.schema import PAIRED
 
 NEAREST_MM, FARTHEST_MM = 300, 10_000
 _DEPTH_OF_A_PERSON_MM = 1000  # seen from above
 _UNITS_MM = (0.1, 1.0, 10.0)
-_PAIRED = 3  # schema.PAIRED; the schema imports TFDS, which processes that read need not
 
 
 def read_frame(root: pathlib.Path, frame: Frame, knob_values: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def read_frame(root: pathlib.Path, frame: Frame, knob_values: Mapping[str, Any])
         "mask": images.encode_png(crops.cut(mask.astype(np.uint8) * 255, around_depth, height, width, nearest=True)),
         "person_box": prepared_layout.box_in(around_depth, samples.shape, height, width),
         "intrinsics": np.zeros(4, np.float32),
-        "modalities": _PAIRED,
+        "modalities": PAIRED,
         **frame.extra,
     }
 

@@ -23,6 +23,7 @@ import numpy as np
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders.recorded.frames import SPLITS, Finding, Frame, Scan
 from tfds_builders.recorded.names import numbered
+from tfds_builders.schema import WALKING
 
 PAGE = "https://zenodo.org/records/17909410"
 LABELS = {"train": "train_labels.csv", "test": "public_test_labels.csv"}
@@ -36,7 +37,6 @@ SCENARIOS = {
     "flat_vs_others": "exactly one camera_name is flat",
 }
 """Which pairs of passages are compared, all of different passage_name."""
-_WALKING = 2  # schema.WALKING; the schema imports TFDS, which processes that read need not
 _FILES = {
     "rgb": re.compile(r"(.+?)_(?:RGB|RGB_person)\.png"),
     "depth": re.compile(r"(.+?)_(?:depth|depth_depth|D)\.png"),
@@ -228,7 +228,7 @@ def _frames(
             frame_id=rank,
             rgb=instants[stem].get("rgb", ""),
             depth=instants[stem].get("depth", ""),
-            recording_type=_WALKING,
+            recording_type=WALKING,
             clothes_id=person_id,
             extra={"camera_name": row.cam_name, "passage_name": row.passage_name, "gallery_id": row.gallery_id},
         )
