@@ -56,17 +56,22 @@ def unpack(content: bytes) -> list[Example] | None:
     return msgpack.unpackb(body, object_hook=_array)
 
 
+def folder_name(fingerprint: str) -> str:
+    """The name of a store's folder."""
+    return f"building-{fingerprint}"
+
+
 class ChunkStore:
     """The chunks of one dataset.
 
     Args:
         parent: the folder that holds the dataset's version folders.
-        fingerprint: changes whenever chunks would hold other data; the store is `building-<fingerprint>` in `parent`.
+        fingerprint: changes whenever chunks would hold other data; the store is `folder_name(fingerprint)` in `parent`.
     """
 
     def __init__(self, parent: pathlib.Path, fingerprint: str):
         self._parent = pathlib.Path(parent)
-        self.folder = self._parent / f"building-{fingerprint}"
+        self.folder = self._parent / folder_name(fingerprint)
 
     def path(self, name: str) -> pathlib.Path:
         """The file of one chunk."""
@@ -74,8 +79,10 @@ class ChunkStore:
 
     def get(self, name: str) -> list[Example] | None:
         """The examples of a chunk that is there and whole, else None."""
-        path = self.path(name)
-        return unpack(path.read_bytes()) if path.exists() else None
+        try:
+            return unpack(self.path(name).read_bytes())
+        except FileNotFoundError:
+            return None
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a chunk from `pack`, whole or not at all."""
@@ -83,7 +90,7 @@ class ChunkStore:
 
     def remove(self) -> None:
         """Deletes this store and those of other fingerprints beside it."""
-        for folder in self._parent.glob("building-*"):
+        for folder in self._parent.glob(folder_name("*")):
             shutil.rmtree(folder, ignore_errors=True)
 
 

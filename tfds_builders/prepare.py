@@ -168,10 +168,11 @@ def out_of_space_is_input_error(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if disk_full(error) is None:
+        where = disk_full(error)
+        if where is None:
             raise
         raise InputError(
-            f"the disk of {folder.parent} is full; free some space and run again: finished parts are kept"
+            f"the disk of {folder.parent} is full{where}; free some space and run again: finished parts are kept"
         ) from error
 
 

@@ -3,7 +3,8 @@
 import errno
 import os
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LIMIT = ", or files may not be as large (ulimit -f)"
 
 
 class InputError(ValueError):
@@ -40,14 +41,14 @@ class Interrupted(Exception):
 def disk_full(error: BaseException) -> str | None:
     """Whether a full disk caused `error`: " at PATH" ("" where the path is not known) if so, else None.
 
-    A quota that is used up counts as well. Libraries written in C++ put the system's message into errors of
-    other kinds, so it is looked for too.
+    A quota that is used up counts as well, and a limit on the size of files, which is then named. Libraries written
+    in C++ put the system's message into errors of other kinds, so it is looked for too.
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return f" at {cause.filename}" if cause.filename else ""
-        if any(os.strerror(number) in str(cause) for number in _FULL):
-            return ""
+        for number in _FULL:
+            if (isinstance(cause, OSError) and cause.errno == number) or os.strerror(number) in str(cause):
+                path = cause.filename if isinstance(cause, OSError) else None
+                return (f" at {path}" if path else "") + (_LIMIT if number == errno.EFBIG else "")
         cause = cause.__cause__ or cause.__context__
     return None

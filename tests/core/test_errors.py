@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +28,18 @@ def test_a_cause_counts():
     error = RuntimeError("saving failed")
     error.__cause__ = no_space("/data/y")
     assert disk_full(error) == " at /data/y"
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path):
+    """As `ulimit -f` sets it: Python ignores the signal, and writing fails."""
+    code = (
+        "import resource, sys; from rgbd_reid_jax.core.errors import disk_full\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: open(sys.argv[1], 'wb', 0).write(bytes(2000)); open(sys.argv[1], 'ab', 0).write(b'x')\n"
+        "except OSError as error: print(disk_full(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], capture_output=True, text=True, check=True)
+    assert done.stdout == ", or files may not be as large (ulimit -f)\n"
 
 
 def test_other_errors_do_not():

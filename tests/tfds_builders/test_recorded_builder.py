@@ -243,7 +243,7 @@ def test_frames_that_cannot_be_used_are_left_out_and_listed(own, whole, tmp_path
             np.testing.assert_array_equal(record["rgb"], same["rgb"])
 
 
-def test_too_many_of_them_stop_the_build(own, tmp_path, capsys):
+def test_too_many_of_them_stop_the_build(own, tmp_path, capsys, reads):
     spoilt = _spoil(own, "train", 6)
     with pytest.raises(InputError) as caught:
         build(tmp_path, own)
@@ -254,7 +254,10 @@ def test_too_many_of_them_stop_the_build(own, tmp_path, capsys):
     assert "1.0.0" not in left(tmp_path)
     assert not list(place(tmp_path).glob("incomplete.*"))
     assert "left out: 1 more frames of train" in capsys.readouterr().out
+    del reads[:]
     assert build(tmp_path, own, bad_share=0.51).info.splits["train"].num_examples == 6
+    assert len(reads) == FRAMES - 12, "what the refused build had read was not read again"
+    assert not list((tmp_path / "data").glob("**/building-*"))
 
 
 def test_a_split_without_a_frame_is_no_split(own, tmp_path):

@@ -66,6 +66,7 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A `Read`, wrapped in staticmethod."""
     workers: int = 0
     """Processes that read frames; 0 takes one per core where the tree is large, else none but this one."""
+    _store: chunks.ChunkStore | None = None
 
     @property
     def builder_config(self) -> Any:
@@ -137,21 +138,33 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         config = self.builder_config
         parent = pathlib.Path(self.data_dir_root) / self.name / config.name
         prepare_lib.check_free_space(parent, 10 * config.height * config.width * sum(map(len, scan.frames.values())))
-        store = chunks.ChunkStore(parent, f"{fingerprint(self.name, config)}-{as_read}")
-        reading = _Reading(self, root, scan, store, self._building)
+        self._store = self._chunks_of(parent, as_read)
+        reading = _Reading(self, root, scan, self._store, self._building)
         return {split: reading.shards(split) for split in SPLITS if scan.frames.get(split)}
+
+    def _chunks_of(self, parent: pathlib.Path, as_read: str) -> chunks.ChunkStore:
+        """The frames that a build of this config has read, or one of a config that only judges them otherwise."""
+        judged = {name: value for name, value in knobs.knob_values(self.builder_config).items() if name != "bad_share"}
+        frames = f"{_digest(self.name, judged)}-{as_read}"
+        there = sorted(parent.parent.glob(f"*/{chunks.folder_name(frames)}"))
+        return chunks.ChunkStore(there[0].parent if there else parent, frames)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """As TFDS does it; the chunks are deleted when the dataset is whole."""
         with contextlib.ExitStack() as self._building:
             super().download_and_prepare(**kwargs)
         parent = pathlib.Path(self.data_dir_root) / self.name / self.builder_config.name
-        chunks.ChunkStore(parent, "").remove()
+        for store in filter(None, (self._store, chunks.ChunkStore(parent, ""))):
+            store.remove()
 
 
 def fingerprint(name: str, config: RecordedConfig) -> str:
     """16 hexadecimal digits that change with any knob and with the reading code."""
-    return knobs.digest({"reader": READER_VERSION, "dataset": name, "knobs": knobs.knob_values(config)})[:16]
+    return _digest(name, knobs.knob_values(config))
+
+
+def _digest(name: str, knob_values: dict[str, Any]) -> str:
+    return knobs.digest({"reader": READER_VERSION, "dataset": name, "knobs": knob_values})[:16]
 
 
 def check_scan(root: pathlib.Path, scan: Scan) -> None:
