@@ -6,9 +6,12 @@ import pathlib
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import dataset_metadata
 
@@ -66,6 +69,32 @@ def test_the_example_is_written_by_a_command_and_built(name, layout, frames, tmp
     config = module.config_of(dataset.config_names(name)[0], {"height": 16, "width": 8, **manifest})
     built = module.prepare(config, tmp_path / "data", os.path.relpath(output), workers=1)
     assert sum(split.num_examples for split in built.info.splits.values()) == frames
+
+
+def _contents(built: Any, split: str) -> list[dict[str, tuple]]:
+    """Each record's features as (dtype, shape, bytes), which compare NaN as equal to itself."""
+    records = [{name: np.asarray(value) for name, value in one.items()} for one in built.as_data_source(split)]
+    return [{name: (one.dtype, one.shape, one.tobytes()) for name, one in record.items()} for record in records]
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # TFDS's, with the protobuf that TensorFlow wants
+@pytest.mark.parametrize("name", NAMES)
+def test_tfds_s_own_command_writes_the_same_records(name, tmp_path):
+    """Where what it imports is installed: pip install tensorflow-cpu apache-beam mlcroissant."""
+    if missing := [one for one in ("tensorflow", "apache_beam", "mlcroissant") if find_spec(one) is None]:
+        pytest.skip(f"tfds build needs {', '.join(missing)}")
+    tree = tmp_path / "tree"
+    assert example_tree(name).main([f"--output={tree}"]) == 0
+    config = dataset.config_names(name)[0]
+    command = [str(pathlib.Path(sys.executable).with_name("tfds")), "build", f"{name}_dataset_builder.py"]
+    command += [f"--config={config}", "--file_format=array_record", f"--manual_dir={tree}"]
+    subprocess.run([*command, f"--data_dir={tmp_path / 'theirs'}"], cwd=folder_of(name), check=True, timeout=300)
+    theirs = tfds.builder_from_directory(str(tmp_path / "theirs" / name / config / "1.0.0"))
+    module = dataset.builder_module(name)
+    ours = module.prepare(module.config_of(config, {}), tmp_path / "ours", tree, workers=1)
+    assert list(theirs.info.splits) == list(ours.info.splits)
+    for split in ours.info.splits:
+        assert _contents(theirs, split) == _contents(ours, split)
 
 
 @pytest.mark.parametrize("name", NAMES)
