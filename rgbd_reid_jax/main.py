@@ -10,6 +10,7 @@ import traceback
 
 from rgbd_reid_jax.core import allocator, compile_cache
 from rgbd_reid_jax.core.errors import disk_full
+from rgbd_reid_jax.core.loading import without_collection
 from rgbd_reid_jax.core.signals import StopRequest, interrupts_kept
 
 
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"note: compiled programs are not kept, as {lacking}", file=sys.stderr, flush=True)
     try:
         with interrupts_kept():
-            with StopRequest() as stop:  # an exception in the middle of loading a C++ extension would abort the process
+            # An exception in the middle of loading a C++ extension would abort the process.
+            with StopRequest() as stop, without_collection():
                 from rgbd_reid_jax import cli
             if stop.requested:
                 raise KeyboardInterrupt

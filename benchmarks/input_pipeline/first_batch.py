@@ -10,14 +10,17 @@ import sys
 import tempfile
 import time
 
-from rgbd_reid_jax import cli
-from rgbd_reid_jax.data.frames import identities
-from rgbd_reid_jax.data.pipeline import training_batches
-from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
-from rgbd_reid_jax.stages.checks import read_settings
-from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.table import STAGES
-from rgbd_reid_jax.stages.workdir import Workdir
+from rgbd_reid_jax.core.loading import without_collection
+
+with without_collection():  # as main does
+    from rgbd_reid_jax import cli
+    from rgbd_reid_jax.data.frames import identities
+    from rgbd_reid_jax.data.pipeline import training_batches
+    from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
+    from rgbd_reid_jax.stages.checks import read_settings
+    from rgbd_reid_jax.stages.job import Job
+    from rgbd_reid_jax.stages.table import STAGES
+    from rgbd_reid_jax.stages.workdir import Workdir
 
 config = cli._load("configs/distill.py").to_dict()
 config["dataset"]["cache"] = sys.argv[1]

@@ -33,6 +33,13 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return not record.pathname.startswith(_ORBAX)
 
 
+logging.getLogger("absl").addFilter(_not_of_orbax)
+# By default each of the devices that hold the same array writes a part of it, and a program is compiled for each part.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
+
+
 class Checkpoints:
     """The checkpoints of one stage under `folder`.
 
@@ -41,7 +48,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path):
-        logging.getLogger("absl").addFilter(_not_of_orbax)
         self._folder = folder.absolute()
         policies = ocp.checkpoint_managers
         keep = policies.AnyPreservationPolicy(

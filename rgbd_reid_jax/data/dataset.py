@@ -5,6 +5,7 @@ and `prepare(config, data_dir, manual_dir, workers=)`; it is imported when its d
 """
 
 import ast
+import functools
 import importlib
 import os
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.loading import without_collection
 
 DATASETS = ("synthetic_rgbd", "biwi_rgbd_id", "robotpku_rgbd_id", "tvrid", "rgbd_folder")
 
@@ -21,6 +23,7 @@ def default_data_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
 
 
+@functools.cache
 def builder_module(name: str) -> Any:
     """The module of a dataset's builder.
 
@@ -29,7 +32,8 @@ def builder_module(name: str) -> Any:
     """
     if name not in DATASETS:
         raise InputError(f"dataset {name!r} has no builder; there are: {', '.join(DATASETS)}")
-    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
+    with without_collection():  # it loads TFDS
+        return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
 
 
 def config_names(name: str) -> tuple[str, ...]:

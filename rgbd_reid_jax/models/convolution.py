@@ -276,4 +276,5 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to [B, h, w, O], padded by (k - 1) // 2 as torchvision does, "SAME" differs at stride 2."""
         kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features))
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (self.size - 1) // 2)
+        form = _plain if self.is_initializing() else convolution  # traced for its shape alone, and much quicker
+        return form(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (self.size - 1) // 2)
