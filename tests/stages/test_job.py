@@ -34,17 +34,6 @@ SMALL = [
 ]
 
 
-def environment(data_dir: pathlib.Path, cache: pathlib.Path) -> dict[str, str]:
-    """One CPU device, the shared tiny dataset, a compile cache shared by the processes of a test."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "TFDS_DATA_DIR": str(data_dir),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def command(workdir: pathlib.Path, *arguments: str) -> list[str]:
     """The README's command, sized down."""
     config = "--config=configs/distill.py"
@@ -62,12 +51,11 @@ DIRECTIONS = ("rgb_to_depth", "depth_to_rgb", "rgb_to_rgb", "depth_to_depth")
 
 
 @pytest.fixture(scope="module")
-def env(tiny_data_dir, tmp_path_factory):
+def env(job_env, tmp_path_factory):
     """The environment of all runs; importing TensorFlow in it is an error."""
     trap = tmp_path_factory.mktemp("no_tensorflow")
     (trap / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')\n")
-    found = environment(tiny_data_dir, tmp_path_factory.mktemp("compiled"))
-    return found | {"PYTHONPATH": os.pathsep.join([str(trap), str(REPOSITORY)])}
+    return job_env | {"PYTHONPATH": os.pathsep.join([str(trap), job_env["PYTHONPATH"]])}
 
 
 @pytest.fixture(scope="module")

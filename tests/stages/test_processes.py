@@ -42,18 +42,10 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def env(tiny_data_dir, tmp_path_factory):
+def env(job_env):
     """The environment of all runs."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()} | {
-        "TFDS_DATA_DIR": str(tiny_data_dir),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(REPOSITORY),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
+    kept = {name: value for name, value in job_env.items() if "PROXY" not in name.upper()}
+    return kept | {"PYTHON": sys.executable}
 
 
 def words(workdir: pathlib.Path, processes: int, *arguments: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -272,16 +271,15 @@ SMALL = [
 
 
 @pytest.mark.slow
-def test_a_student_of_a_reused_teacher_is_the_student_of_the_run_that_trained_both(tiny_data_dir, tmp_path):
+def test_a_student_of_a_reused_teacher_is_the_student_of_the_run_that_trained_both(job_env, tmp_path):
     """Bit for bit, through the command."""
-    env = os.environ | {"TFDS_DATA_DIR": str(tiny_data_dir), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(REPOSITORY)}
-    env |= {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
     def run(name: str, *arguments: str) -> str:
         words = [sys.executable, "-m", "rgbd_reid_jax.main", "--config=configs/distill.py", *SMALL, *arguments]
         words += [f"--workdir={tmp_path / name}", "--stages=teacher,student"]
-        done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            words, cwd=REPOSITORY, env=job_env, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

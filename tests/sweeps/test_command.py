@@ -1,7 +1,6 @@
 """`python -m rgbd_reid_jax.sweep`: what it lists, writes, refuses, and a whole sweep of two small methods."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -128,26 +127,14 @@ def test_a_page_that_cannot_take_the_tables_is_refused_before_any_work(tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.fixture
-def env(tiny_data_dir, tmp_path):
-    """The environment of a sweep's process: one CPU device, the shared dataset."""
-    return os.environ | {
-        "TFDS_DATA_DIR": str(tiny_data_dir),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(REPOSITORY),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-
-
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "rgbd_reid_jax.sweep", *words]
 
 
 @pytest.mark.slow
-def test_a_whole_sweep(tmp_path, flags, env, capsys):
+def test_a_whole_sweep(tmp_path, flags, job_env, capsys):
     words = [*flags(runs=[{"seed": 0, "knobs": ""}]), f"--workdir={tmp_path / 'runs'}"]
-    done = subprocess.run(command(*words), env=env, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command(*words), env=job_env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[sweep] short seed0: ended after" in done.stdout
     reused = (tmp_path / "runs" / "short" / "seed0.log").read_text()
@@ -168,13 +155,13 @@ def test_a_whole_sweep(tmp_path, flags, env, capsys):
 
 
 @pytest.mark.slow
-def test_a_failing_run_and_an_interruption(tmp_path, flags, env):
+def test_a_failing_run_and_an_interruption(tmp_path, flags, job_env):
     """A run that cannot be done ends the sweep with 2; after a signal the same command goes on."""
     words = [*flags(runs=[{"seed": 0, "knobs": ""}]), f"--workdir={tmp_path / 'runs'}"]
     folder = tmp_path / "runs" / "whole" / "seed0"
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
-    done = subprocess.run(command(*words), env=env, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command(*words), env=job_env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2
     first, last = done.stderr.strip().splitlines()
     assert "whole seed0 failed, exit status 2: error: workdir" in first
@@ -182,7 +169,7 @@ def test_a_failing_run_and_an_interruption(tmp_path, flags, env):
     assert "1 run failed (whole seed0); skipped for want of them: short seed0" in last
     assert not (tmp_path / "docs" / "results.md").exists()
     (folder / "notes.txt").unlink()
-    process = subprocess.Popen(command(*words), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*words), env=job_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log, deadline = tmp_path / "runs" / "whole" / "seed0.log", time.monotonic() + 120
     while "[dataset]" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
