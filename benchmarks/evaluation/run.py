@@ -29,7 +29,8 @@ _PACKAGES = ("numpy", "jax", "jaxlib", "torch", "scikit-learn", "cython")
 def main() -> None:
     """Prepares peers and data, runs the rounds, prints the table."""
     args = _arguments()
-    peers.prepare(args.peers, args.torchreid_pyx)
+    if set(args.contestants) - {"ours", "scikit_learn"}:
+        peers.prepare(args.peers, args.torchreid_pyx)
     size = data.SIZES[args.size]
     if args.queries:
         size = dataclasses.replace(size, num_query=args.queries)
@@ -95,7 +96,8 @@ def _report(args: argparse.Namespace, size: data.Size, flops: float, results: di
         }
         products = 2.0 * size.num_query * size.num_gallery * size.width
         contestants[name]["share_of_matmul_peak"] = products / contestants[name]["seconds"] / flops
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    installed = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
     machine = {"processor": _processor(), "processors": os.cpu_count(), "python": platform.python_version()}
     return {
         "size": {"name": args.size, **dataclasses.asdict(size)},

@@ -80,6 +80,14 @@ def test_parts_are_numpy_arrays_whatever_devices_saved_them(tmp_path, mesh_of):
     assert parts["frozen"] == {}
 
 
+def test_saving_compiles_nothing(tmp_path, mesh_of, caplog):
+    """Not even where each of eight devices holds all, and could write its part of it."""
+    saved = jax.device_put(state(0.5, width=16), replicated(mesh_of(8)))
+    with Checkpoints(tmp_path) as checkpoints, jax.log_compiles(), caplog.at_level(logging.DEBUG):
+        checkpoints.save(5, saved, {})
+    assert [record.message for record in caplog.records if "ompil" in record.message] == []
+
+
 def test_a_state_goes_to_the_devices_it_is_asked_for(tmp_path, mesh_of):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, jax.device_put(state(0.5), replicated(mesh_of(8))), {})
