@@ -29,7 +29,7 @@ _PACKAGES = ("numpy", "jax", "jaxlib", "torch", "scikit-learn", "cython")
 def main() -> None:
     """Prepares peers and data, runs the rounds, prints the table."""
     args = _arguments()
-    if set(args.contestants) - {"ours", "scikit_learn"}:
+    if set(args.contestants) - {"ours"}:
         peers.prepare(args.peers, args.torchreid_pyx)
     size = data.SIZES[args.size]
     if args.queries:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """For what loads modules: no garbage is looked for inside, where there is next to none, and later not there again.
+    """No garbage collection while modules load, which makes next to none; what they made is left out of later ones too.
 
-    Looking takes a sixth of the time that all modules of a run need.
+    Collecting takes a sixth of the time that loading all modules of a run does.
     """
     enabled = gc.isenabled()
     gc.disable()
