@@ -63,7 +63,10 @@ def _compile(folder: pathlib.Path, source: bytes) -> None:
         "setup(name='rank_cy', ext_modules=cythonize([extension], language_level=3))\n"
     )
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=building, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=building, check=False, capture_output=True, text=True)
+    if done.returncode:
+        why = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
+        sys.exit(f"{building}: {why}; a C compiler and benchmarks/evaluation/requirements.txt are needed")
     building.rename(folder)
 
 

@@ -45,11 +45,19 @@ class Comparison:
         encoders: by modality, for gates in the middle.
         multi_frame: compare recordings, each the mean of its frames.
         top_k: with a gate in the middle, how many of a query's nearest are compared pair by pair.
+        mesh: devices of this process, which share the ranking; one when None.
     """
 
-    def __init__(self, protocol: str, encoders: Mapping[str, Encoder], multi_frame: bool, top_k: int):
+    def __init__(
+        self,
+        protocol: str,
+        encoders: Mapping[str, Encoder],
+        multi_frame: bool,
+        top_k: int,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
         self._protocol, self._encoders = protocol, encoders
-        self._multi_frame, self._top_k = multi_frame, top_k
+        self._multi_frame, self._top_k, self._mesh = multi_frame, top_k, mesh
 
         def distance(
             weights: Mapping[str, tuple[Any, Any]], maps: Mapping[str, jax.Array], gates: Mapping[str, jax.Array]
@@ -84,7 +92,7 @@ class Comparison:
         sides = self.sides(sets)
         metric = natural_metric(sides[query], sides[gallery])
         if not (query != gallery and pair_by_pair and self._top_k and sets[query].maps is not None):
-            return rank(sides[query], sides[gallery], self._protocol, metric=metric)
+            return rank(sides[query], sides[gallery], self._protocol, metric=metric, mesh=self._mesh)
         return rerank_top(
             sides[query],
             sides[gallery],
@@ -93,6 +101,7 @@ class Comparison:
             self._pair_distance(sets, query, gallery),
             batch=_PAIRS,
             stage=stage,
+            mesh=self._mesh,
         )
 
     def _pair_distance(self, sets: Mapping[str, Compared], query: str, gallery: str):

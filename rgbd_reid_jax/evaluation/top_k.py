@@ -40,6 +40,7 @@ def rerank_top(
     batch: int = 256,
     max_rank: int = 20,
     stage: str = "",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> RankingResult:
     """Ranks the gallery for every query, its k nearest items by `pair_distance`.
 
@@ -56,6 +57,7 @@ def rerank_top(
             block of queries repeats its last pair.
         max_rank: length of the CMC curve.
         stage: name under which progress is printed; silent when empty.
+        mesh: devices that share the ranking by the cheap distance; one when None. They change no score.
 
     Returns:
         As `ranking.rank`; `ranks.distance` is the costly distance within the k nearest and the cheap one beyond.
@@ -67,7 +69,7 @@ def rerank_top(
     for name, value, least in (("k", k, 0), ("batch", batch, 1), ("max_rank", max_rank, 1)):
         if value < least:
             raise InputError(f"{name}={value} must be at least {least}")
-    found = positive_ranks(*sides(query, gallery, protocol, metric), metric=metric, stage=stage)
+    found = positive_ranks(*sides(query, gallery, protocol, metric), metric=metric, stage=stage, mesh=mesh)
     if k:
         pairs = max(1.0, np.minimum(found.num_valid, k).mean())
         compare = _Compare(pair_distance, batch, stage, len(query), pairs)

@@ -21,6 +21,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from rgbd_reid_jax.core.errors import InputError
@@ -60,6 +61,7 @@ def paper(
     repeats: int = 15,
     metric: str = "euclidean",
     max_rank: int = 20,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
     """The protocol done right. The order of the rows changes nothing.
 
@@ -74,6 +76,7 @@ def paper(
         repeats: how often images are drawn, and with them one gallery image per identity and query for the CMC.
         metric: "euclidean", "cosine" or "gated".
         max_rank: length of the CMC.
+        mesh: devices that share the ranking; one when None. They change no score.
 
     Returns:
         The keys of `protocols.base.numbers`: means over the repeats; num_query, num_query_skipped and num_query_absent
@@ -90,7 +93,7 @@ def paper(
         rng = np.random.default_rng([seed, repeat])
         rows, columns = (_draw(items, images_per_identity, rng.integers) for items in (query, gallery))
         queries, images = query.take(rows), gallery.take(columns)
-        result = rank(queries, images, _RULE, metric=metric, max_rank=max_rank)
+        result = rank(queries, images, _RULE, metric=metric, max_rank=max_rank, mesh=mesh)
         shots = Task(queries, images, metric, int(rng.integers(2**31)), max_rank, {"repeats": 1})
         ap, ap_trapezoid, inp = multi_shot(result.ranks).values()
         done.append(

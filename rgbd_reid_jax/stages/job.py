@@ -157,7 +157,9 @@ class Job:
         """How query and gallery are compared; `stages` are those of the RGB and of the depth encoder."""
         wanted = self.settings.evaluation
         encoders = {name: self.encoder(name, stage) for name, stage in zip(MODALITIES, stages, strict=True)}
-        return Comparison(wanted.protocol, encoders, wanted.multi_frame, wanted.top_k)
+        # One process ranks, so the devices are those of its own.
+        here = make_mesh(devices=jax.local_devices())
+        return Comparison(wanted.protocol, encoders, wanted.multi_frame, wanted.top_k, here)
 
     @functools.cache  # noqa: B019
     def trained(self, stage: str) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from rgbd_reid_jax.evaluation import compare
 from rgbd_reid_jax.evaluation.compare import Compared, Comparison
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Embedder, Encoder, labelled
 from rgbd_reid_jax.evaluation.results import rank_directions
+from rgbd_reid_jax.metrics import counting
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 from rgbd_reid_jax.metrics.ranking import natural_metric, rank
 from rgbd_reid_jax.models.pair import GateSpec, Pair
@@ -50,8 +51,8 @@ class Made:
                 self.sets[name] = Compared(embeddings, weights)
             self.images[name] = frames.gather(np.arange(len(frames)), RAW_IMAGES[name])
 
-    def comparison(self, top_k=0, multi_frame=False):
-        return Comparison(_PROTOCOL, self.encoders, multi_frame, top_k)
+    def comparison(self, top_k=0, multi_frame=False, mesh=None):
+        return Comparison(_PROTOCOL, self.encoders, multi_frame, top_k, mesh)
 
     def gates(self, name, summary):
         """float64 [N, C], the gate's formula on float64 summaries."""
@@ -163,6 +164,15 @@ def test_gates_in_the_middle_re_rank_the_nearest(made, pair_by_pair, top_k, quer
     plain = of_kind.comparison(top_k)(of_kind.sets, query, gallery, pair_by_pair=False)
     np.testing.assert_allclose(plain.ap, scores(euclidean(*sides), *sides), atol=1e-6)
     assert not np.allclose(plain.ap, result.ap)
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "middle"])
+def test_devices_share_the_ranking_and_change_nothing(made, mesh_of, monkeypatch, kind):
+    of_kind, seen, real = made(kind), [], counting.gallery_mesh
+    monkeypatch.setattr(counting, "gallery_mesh", lambda mesh: seen.append(mesh.size) or real(mesh))
+    one, eight = (of_kind.comparison(3, mesh=mesh_of(count))(of_kind.sets, "rgb", "depth") for count in (1, 8))
+    np.testing.assert_array_equal(eight.ap, one.ap)
+    assert seen == [1, 8]
 
 
 def test_pairs_come_in_batches_of_one_size(made, monkeypatch):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.metrics import counting
 from rgbd_reid_jax.metrics import paper as module
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS, Embeddings
 from rgbd_reid_jax.metrics.paper import FAULTS, paper, paper_compat
+from rgbd_reid_jax.metrics.protocols.registry import evaluate
 
 _SHORT: dict[str, Any] = {"images_per_identity": 6, "repeats": 2, "seed": 5}
 
@@ -122,6 +124,19 @@ def test_order_of_the_rows_changes_nothing_and_the_seed_does(protocol):
     expected = protocol(query, gallery, **_SHORT)
     assert protocol(shuffled(query, 1), shuffled(gallery, 2), **_SHORT) == expected
     assert protocol(query, gallery, **{**_SHORT, "seed": 6})["mAP"] != expected["mAP"]
+
+
+@pytest.mark.parametrize("protocol", ["paper", "paper_compat"])
+def test_devices_change_nothing(mesh_of, monkeypatch, protocol):
+    query, gallery = both_modalities()
+    seen, real = [], counting.gallery_mesh
+    monkeypatch.setattr(counting, "gallery_mesh", lambda mesh: seen.append(mesh.size) or real(mesh))
+    one, eight = (
+        evaluate(protocol, query, gallery, parameters={"repeats": 2}, engine={"mesh": mesh_of(count)})
+        for count in (1, 8)
+    )
+    assert one == eight
+    assert seen == ([1, 1, 8, 8] if protocol == "paper" else [])
 
 
 def test_the_twin_is_seen_in_the_public_code_alone():

@@ -34,6 +34,10 @@ class Protocol:
     options: bool = False
 
 
+def _paper(task: Task) -> dict[str, Any]:
+    return _of_paper(task, functools.partial(paper.paper, mesh=task.engine.get("mesh")))
+
+
 def _of_paper(task: Task, function: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     found = function(
         task.query, task.gallery, seed=task.seed, metric=task.metric, max_rank=task.max_rank, **task.parameters
@@ -60,7 +64,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(
         "the RGB-D papers' protocol done right: for either side images are drawn per identity with replacement; the "
         "query's own instant is dropped, mAP is multi-shot, CMC single-shot; mean over repeats",
-        functools.partial(_of_paper, function=paper.paper),
+        _paper,
         _PAPER,
         {"mAP": f"mean over repeats of the {STEP_AP}", "cmc": single_shot.CMC},
     ),
