@@ -43,7 +43,7 @@ def run(tmp_path, tiny_model, tiny_data_dir, mesh_of, monkeypatch):
 
     Images are not augmented: that takes the larger part of what there is to compile, and is looked at below.
     """
-    monkeypatch.setattr(job, "make_mesh", lambda _: mesh_of(1))
+    monkeypatch.setattr(job, "make_mesh", lambda *_, **__: mesh_of(1))
     monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
 
     def start(argument: str, workdir: pathlib.Path, *more: str) -> pathlib.Path:
