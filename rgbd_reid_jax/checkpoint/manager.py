@@ -33,6 +33,20 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return not record.pathname.startswith(_ORBAX)
 
 
+def _check_shapes(saved: Any, wanted: Any) -> None:
+    """Raises a ValueError that names the first array of another shape, or that only one of both has."""
+    there, here = (
+        {path: leaf.shape for path, leaf in ocp.tree.to_flat_dict(one, "/").items()} for one in (saved, wanted)
+    )
+    differing = sorted(path for path in {*there, *here} if there.get(path) != here.get(path))
+    if differing:
+        path = differing[0]
+        raise ValueError(
+            f"it is of another network: {path} has shape {there.get(path, 'none')} there and {here.get(path, 'none')} "
+            f"here, one of {len(differing)} that differ"
+        )
+
+
 logging.getLogger("absl").addFilter(_not_of_orbax)
 # By default each of the devices that hold the same array writes a part of it, and a program is compiled for each part.
 ocp.type_handlers.register_type_handler(
@@ -134,7 +148,16 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract), _POSITION: ocp.args.JsonRestore()})
-        restored = self._named(step, lambda: self._manager.restore(step, args=items))
+
+        def read() -> Any:
+            # First: a read that fails leaves others behind, whose ends TensorStore tells to an event loop that is gone.
+            saved = self._manager.item_metadata(step)[_STATE]
+            if saved is not None:
+                _check_shapes(saved.tree, abstract)
+            return self._manager.restore(step, args=items)
+
+        self.wait()  # for the step may be under way
+        restored = self._named(step, read)
         return restored[_STATE], restored[_POSITION]
 
     def restore_parts(self, step: int) -> dict[str, Any]:
