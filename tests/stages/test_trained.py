@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +44,15 @@ def test_the_chosen_checkpoint_is_used_by_encoders_without_its_classifier(workdi
     assert set(params) == {"embedding"}
     np.testing.assert_array_equal(params["embedding"]["bias"], 8.0)
     np.testing.assert_array_equal(batch_stats["mean"], 0.0)
+
+
+def test_scores_are_computed_on_the_devices_of_one_process(workdir, monkeypatch):
+    """Those of the others belong to processes that do not rank."""
+    own = jax.devices()[2:5]
+    monkeypatch.setattr(jax, "local_devices", lambda: own)
+    monkeypatch.setattr("rgbd_reid_jax.stages.job.Comparison", lambda *given: given)
+    given: Any = job_in(workdir).comparison(("student", "teacher"))
+    assert given[-1].devices.ravel().tolist() == own
 
 
 def remove(folder) -> None:
