@@ -1,8 +1,8 @@
 """Published weights into our networks: which of their names is which of ours, and what became of each.
 
 Formats, by their names: torchvision's and timm's ResNets (`layer3.0.conv2.weight`), checkpoints of the paper's code,
-which is based on open-reid (`module.base.layer3.0.conv2.weight`, `feat`, `feat_bn`, `classifier`), and DINOv2's vision
-transformers (`blocks.3.attn.qkv.weight`).
+which is based on open-reid (`module.base.layer3.0.conv2.weight`, `feat`, `feat_bn`, and `classifier`, a triplet
+teacher's second dense layer), and DINOv2's vision transformers (`blocks.3.attn.qkv.weight`).
 """
 
 import os
@@ -59,6 +59,10 @@ RESNET_RULES: list[tuple[str, str, Transform]] = [
     (r"feat\.bias", "params/embedding/bias", _same),
     *_norm_rules("feat_bn", "embedding_bn"),
 ]
+OUT_RULES: list[tuple[str, str, Transform]] = [
+    (r"classifier\.weight", "params/embedding_out/kernel", _dense),
+    (r"classifier\.bias", "params/embedding_out/bias", _same),
+]
 _BLOCK = r"blocks\.(\d+)\."
 VIT_RULES: list[tuple[str, str, Transform]] = [
     ("cls_token", "params/backbone/cls_token", _same),
@@ -73,34 +77,38 @@ VIT_RULES: list[tuple[str, str, Transform]] = [
     (r"norm\.weight", "params/backbone/norm/scale", _same),
     (r"norm\.bias", "params/backbone/norm/bias", _same),
 ]
+_NECK = ("embedding", "embedding_bn", "embedding_out")
 _STREAM = re.compile("/backbone_[a-z]+/")
 _UNUSED = re.compile(r"(.*\.)?num_batches_tracked|(base\.)?fc\.\w+|classifier\.\w+|head\.\w+|mask_token")
 """Counters, and classifiers of other people or things."""
 
 
-def renamed(state: Mapping[str, np.ndarray], backbone: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def renamed(
+    state: Mapping[str, np.ndarray], backbone: str, *, triplet: bool = False
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Published tensors under our paths.
 
     Args:
         state: published name to array.
         backbone: a key of `BACKBONES`.
+        triplet: the network's neck is that of the teacher of triplets.
 
     Returns:
         `params/...` or `batch_stats/...` to float32 array in our layout, and the names that no rule knows.
     """
     rules = VIT_RULES if backbone in VITS else RESNET_RULES
+    rules = [*(OUT_RULES if triplet else []), *rules]
     ours, unknown = {}, []
     for name, array in state.items():
         name = name.removeprefix("module.")
-        if _UNUSED.fullmatch(name):
-            continue
         for pattern, path, transform in rules:
             match = re.fullmatch(pattern, name)
             if match:
                 ours[match.expand(path)] = np.ascontiguousarray(transform(array), dtype=np.float32)
                 break
         else:
-            unknown.append(name)
+            if not _UNUSED.fullmatch(name):
+                unknown.append(name)
     return ours, unknown
 
 
@@ -109,8 +117,8 @@ def load_pretrained(
 ) -> tuple[Tree, Tree]:
     """Fresh parameters with the published ones in their place.
 
-    The backbone must be covered whole; of two streams both start from the same weights. The neck is taken where the
-    file holds one that fits by name; a classifier never is, since it knows other people.
+    The backbone must be covered whole; of two streams both start from the same weights. So must the neck where the file
+    holds any of it; a classifier is never taken, since it knows other people.
 
     Args:
         path: a `.safetensors` or `.pth` file.
@@ -125,7 +133,7 @@ def load_pretrained(
     Raises:
         InputError: the file cannot be read; names are missing or unknown, or shapes differ: all are listed.
     """
-    found, unknown = renamed(read_state(path), backbone)
+    found, unknown = renamed(read_state(path), backbone, triplet="embedding_out" in params)
     positions = "params/backbone/pos_embed"
     if grid is not None and positions in found:
         found[positions] = resized_positions(found[positions], grid)
@@ -136,8 +144,8 @@ def load_pretrained(
         if shared != name and shared in found:
             found[name] = found[shared]
     found = {name: array for name, array in found.items() if name in fresh or not _streamed(name, fresh)}
-    neck = {name.split("/")[1] for name in found if "/backbone" not in name}
-    wanted = {name for name in fresh if "/backbone" in name or name.split("/")[1] in neck}
+    neck = any(name.split("/")[1] in _NECK for name in found)
+    wanted = {name for name in fresh if "/backbone" in name or (neck and name.split("/")[1] in _NECK)}
     problems = [f"missing: {', '.join(sorted(wanted - found.keys()))}"] if wanted - found.keys() else []
     strangers = [*unknown, *sorted(found.keys() - fresh.keys())]
     problems += [f"unexpected: {', '.join(strangers)}"] if strangers else []

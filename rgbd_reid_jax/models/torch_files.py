@@ -1,7 +1,8 @@
 """Weights that PyTorch wrote, as numpy arrays: `.safetensors`, and `.pth` without running what a pickle asks to run.
 
-A `.pth` file is a pickle that rebuilds tensors from storages. Only that rebuilding is understood here; whatever else
-a pickle names becomes an inert object, so nothing in the file is executed. Both layouts are read: the zip archive
+A `.pth` file is a pickle that rebuilds tensors from storages. Only that rebuilding is understood here. What checkpoints
+hold beside tensors (scores, options, shapes) becomes an inert object; a pickle that names anything else is refused, so
+nothing in the file is executed. Both layouts are read: the zip archive
 (PyTorch 1.6 and later) and the older sequence of pickles followed by raw storages.
 """
 
@@ -30,6 +31,21 @@ _STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+_BESIDE = {
+    ("argparse", "Namespace"),
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *(
+        (module, name)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name in ("scalar", "_reconstruct")
+    ),
+    ("pathlib", "PosixPath"),
+    *(("torch", name) for name in ("Size", "device", "float64", "float32", "float16", "bfloat16", "int64", "int32")),
+    *(("torch", name) for name in ("int16", "int8", "uint8", "bool")),
+}
+"""What checkpoints hold beside tensors."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -44,7 +60,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         Name to array, in the file's dtype (bfloat16 as `ml_dtypes.bfloat16`).
 
     Raises:
-        InputError: the file is absent, no such file, or damaged.
+        InputError: the file is absent, no such file, damaged, or names code.
     """
     path = pathlib.Path(path).expanduser()
     try:
@@ -61,8 +77,11 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise InputError(f"weights {path} are no readable safetensors file ({error}); download them again") from error
     try:
         tree = _read_zip(content) if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy(io.BytesIO(content))
-    except InputError:
-        raise
+    except _Code as error:
+        raise InputError(
+            f"weights {path} name {error}, which may be code and is not run; give a file that holds tensors "
+            "alone, such as a state dict"
+        ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         detail = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"weights {path} are no readable PyTorch file ({detail}); download them again") from error
@@ -82,7 +101,7 @@ def _state_of(tree: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class _Inert:
-    """Stands for whatever a pickle names that is no tensor; takes everything, does nothing."""
+    """Stands for what a checkpoint holds beside tensors; takes everything, does nothing."""
 
     def __init__(self, *_: Any, **__: Any):
         pass
@@ -132,8 +151,12 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+class _Code(Exception):
+    """A pickle names what weights do not need."""
+
+
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds dicts, lists, numbers, texts and tensors; all else is inert."""
+    """Rebuilds dicts, lists, numbers, texts and tensors; `_BESIDE` is inert."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -144,7 +167,9 @@ class _Unpickler(pickle.Unpickler):
             return _parameter
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _STORAGES[name]
-        return _Inert
+        if (module, name) in _BESIDE:
+            return _Inert
+        raise _Code(f"{module}.{name}")
 
     def persistent_load(self, saved_id: Any) -> Any:
         kind, dtype, key = saved_id[:3]

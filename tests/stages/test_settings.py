@@ -11,9 +11,11 @@ import pytest
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.stages.checks import read_settings
+from rgbd_reid_jax.stages.step import abstract_variables
 from rgbd_reid_jax.stages.table import STAGES
 from rgbd_reid_jax.stages.workdir import plain
 from rgbd_reid_jax.sweeps.plan import read_sweep
+from rgbd_reid_jax.training.freeze import partition
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 SWEEPS = sorted((CONFIGS[0].parent / "sweeps").glob("*.py"))
@@ -96,6 +98,24 @@ def test_the_paper_s_recipe():
     assert student.frozen_norm == "batch"
     assert (teacher.augmentation.crop_area, teacher.augmentation.crop_ratio) == ((0.64, 1.0), (2.0, 3.0))
     assert all(student.augmentation[name] == 0 for name in ("gain", "offset", "gamma", "grey", "channel_shuffle"))
+
+
+def test_the_paper_s_teacher_of_triplets():
+    config: Any = cli._load("configs/distill.py:biwi,triplet_teacher")
+    teacher = config.training.teacher
+    assert (config.model.neck, teacher.loss_options.margin) == ("triplet", 0.5)
+    assert {name: weight for name, weight in teacher.losses.items() if weight} == {"triplet": 1.0}
+    assert (teacher.sampling.name, teacher.sampling.people, teacher.sampling.frames) == ("pk", 16, 4)
+    assert (teacher.optimizer.name, teacher.optimizer.learning_rate) == ("adam", 2e-4)
+    assert (teacher.optimizer.weight_decay, teacher.optimizer.schedule) == (5e-4, "late_decay")
+    assert settings_of("configs/distill.py:biwi,triplet_teacher").stages[0] == "teacher"
+
+
+def test_of_a_resnet18_other_layers_train():
+    found = settings_of("configs/distill.py:biwi,resnet18")
+    params, _ = abstract_variables(found, "student", 3)
+    trainable, _ = partition(params, found.training["student"].freeze)
+    assert set(trainable["backbone"]) == {"conv1", "bn1", "layer1_0", "layer1_1", "layer2_0", "layer2_1"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

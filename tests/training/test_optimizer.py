@@ -55,6 +55,16 @@ def test_adamw_is_pytorchs_with_decoupled_decay():
     np.testing.assert_allclose(found, weights, rtol=1e-4)
 
 
+def test_adam_is_pytorchs_with_coupled_decay():
+    weights, first, second = _START.copy(), 0.0, 0.0
+    for number, gradient in enumerate(_GRADIENTS, start=1):
+        gradient = gradient + 0.2 * weights
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        weights = weights - 0.1 * (first / (1 - 0.9**number)) / (np.sqrt(second / (1 - 0.999**number)) + 1e-8)
+    found = run(OptimizerSpec(name="adam", learning_rate=0.1, weight_decay=0.2))
+    np.testing.assert_allclose(found, weights, rtol=1e-4)
+
+
 def values(spec, steps, at):
     schedule = make_schedule(spec, steps)
     return [float(np.asarray(schedule(step))) for step in at]
@@ -68,6 +78,17 @@ def test_step_schedule():
     spec = OptimizerSpec(learning_rate=0.1, schedule="step", decay_steps=40)
     expected = [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     assert values(spec, 100, [0, 39, 40, 79, 80, 99]) == pytest.approx(expected)
+
+
+def test_late_decay_schedule():
+    """The published one: 2e-4 up to epoch 100, then times 0.001 ** ((epoch - 100) / 50)."""
+    spec = OptimizerSpec(learning_rate=2e-4, schedule="late_decay", decay_steps=100)
+    at = [0, 100, 110, 125, 150]
+    expected = [2e-4, 2e-4, 2e-4 * 0.001**0.2, 2e-4 * 0.001**0.5, 2e-7]
+    assert values(spec, 150, at) == pytest.approx(expected, rel=1e-5)
+    for outside in (0, 150):
+        with pytest.raises(InputError, match=f"decay_steps={outside} must be from 1 to 149"):
+            make_schedule(OptimizerSpec(schedule="late_decay", decay_steps=outside), 150)
 
 
 def test_one_cycle_schedule():
@@ -88,9 +109,12 @@ def test_one_cycle_of_very_few_steps(steps):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedule": "linear"}, r"optimizer\.schedule='linear' is unknown; choose one of: constant, step, one_cycle"),
+        (
+            {"schedule": "linear"},
+            r"optimizer\.schedule='linear' is unknown; choose one of: constant, step, late_decay, one_cycle",
+        ),
         ({"schedule": "step"}, r"optimizer\.decay_steps=0 must be positive"),
-        ({"name": "adam"}, r"optimizer\.name='adam' is unknown; choose one of: sgd, adamw"),
+        ({"name": "rmsprop"}, r"optimizer\.name='rmsprop' is unknown; choose one of: sgd, adam, adamw"),
     ],
 )
 def test_unknown_choices_are_named(change, message):
