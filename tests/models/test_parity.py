@@ -1,5 +1,7 @@
 """Forward parity with PyTorch itself on the same random weights, through the weight files that PyTorch writes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +102,8 @@ def test_every_stage_of_a_resnet_agrees(name, last_stride, train, tmp_path):
         kept = 0.9 * before[f"{path}.running_var"] if train else after[f"{path}.running_var"]
         after[f"{path}.running_var"] = kept + (after[f"{path}.running_var"] - kept) * (count - 1) / count
     wanted, _ = renamed({path: value.numpy() for path, value in after.items()}, name)
-    for path, leaf in traverse_util.flatten_dict(updated, sep="/").items():
+    found: Any = traverse_util.flatten_dict(updated, sep="/")
+    for path, leaf in found.items():
         np.testing.assert_allclose(leaf, wanted[f"batch_stats/backbone/{path}"], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
@@ -149,7 +152,8 @@ def test_a_vision_transformer_agrees_at_another_size_than_it_learned(
     if name not in VITS:
         monkeypatch.setitem(VITS, name, ViTSpec(*spec))
     torch.manual_seed(0)
-    theirs = networks.ViT(*spec, 14, side).eval()
+    depth, tokens, heads = spec
+    theirs = networks.ViT(depth, tokens, heads, 14, side).eval()
     model = Model(name, pool="cls")
     params, _ = loaded(model, theirs, tmp_path / "net.pth", height, width)
     x = images(height, width)
