@@ -33,6 +33,13 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return not record.pathname.startswith(_ORBAX)
 
 
+logging.getLogger("absl").addFilter(_not_of_orbax)
+# By default each of the devices that hold the same array writes a part of it, and a program is compiled for each part.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
+
+
 def _check_shapes(saved: Any, wanted: Any) -> None:
     """Raises a ValueError that names the first array of another shape, or that only one of both has."""
     there, here = (
@@ -45,13 +52,6 @@ def _check_shapes(saved: Any, wanted: Any) -> None:
             f"it is of another network: {path} has shape {there.get(path, 'none')} there and {here.get(path, 'none')} "
             f"here, one of {len(differing)} that differ"
         )
-
-
-logging.getLogger("absl").addFilter(_not_of_orbax)
-# By default each of the devices that hold the same array writes a part of it, and a program is compiled for each part.
-ocp.type_handlers.register_type_handler(
-    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
-)
 
 
 class Checkpoints:

@@ -2,8 +2,8 @@
 
 A `.pth` file is a pickle that rebuilds tensors from storages. Only that rebuilding is understood here. What checkpoints
 hold beside tensors (scores, options, shapes) becomes an inert object; a pickle that names anything else is refused, so
-nothing in the file is executed. Both layouts are read: the zip archive
-(PyTorch 1.6 and later) and the older sequence of pickles followed by raw storages.
+nothing in the file is executed. Both layouts are read: the zip archive (PyTorch 1.6 and later) and the older
+sequence of pickles followed by raw storages.
 """
 
 import io

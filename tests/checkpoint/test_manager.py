@@ -169,6 +169,7 @@ def test_damage_is_named_in_one_line(tmp_path, damage):
     ("other", "said"),
     [
         (state(width=4), r"trainable/kernel has shape \(3,\) there and \(4,\) here, one of 1 "),
+        (state(width=2), r"trainable/kernel has shape \(3,\) there and \(2,\) here, one of 1 "),
         ({**state(), "more": jnp.zeros(1)}, r"more has shape none there and \(1,\) here, one of 1 "),
         ({"step": jnp.asarray(7)}, r"key has shape \(2,\) there and none here, one of 4 "),
     ],

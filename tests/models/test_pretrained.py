@@ -135,14 +135,14 @@ def test_a_pickle_with_code_is_refused_and_not_run(legacy, fresh, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def with_neck(model: Any, out: int, **parts: tuple[int, ...]) -> tuple[Any, dict[str, np.ndarray], Any]:
+def with_neck(model: Any, out: int) -> tuple[Any, dict[str, np.ndarray], Any]:
     """Fresh variables, and the published ones with the neck of the paper's code around a classifier of `out`."""
     made = jax.device_get(jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8))
     random = np.random.default_rng(1)
     state = published(*made)
     hidden = made[0]["embedding"]["kernel"].shape[1]
     shapes = {"feat.weight": (hidden, 8), "feat.bias": (hidden,), "classifier.weight": (out, hidden)}
-    shapes |= {f"feat_bn.{leaf}": (hidden,) for leaf in _LEAVES.values()} | {"classifier.bias": (out,)} | parts
+    shapes |= {f"feat_bn.{leaf}": (hidden,) for leaf in _LEAVES.values()} | {"classifier.bias": (out,)}
     neck = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     names = {f"module.base.{name}": value for name, value in state.items()}
     return made, names | {f"module.{name}": value for name, value in neck.items()}, neck
