@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.command import Parser
@@ -22,7 +22,7 @@ from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.core.signals import interrupts_kept
 
 if TYPE_CHECKING:
-    from rgbd_reid_jax.sweeps.plan import Sweep
+    from rgbd_reid_jax.sweeps.plan import Sweep, Task
     from rgbd_reid_jax.sweeps.run import Outcome
     from rgbd_reid_jax.sweeps.statistics import Rows
 
@@ -59,8 +59,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = Parser("python -m rgbd_reid_jax.sweep", description="Compares methods over seeds; docs/sweep.md.")
     add = parser.add_argument
-    add("--sweep", metavar="FILE[:ARGUMENT]", help="defines get_sweep(): methods, runs, directions")
-    add("--workdir", metavar="DIR", help="where the runs' workdirs and logs lie: DIR/METHOD/RUN, DIR/METHOD/RUN.log")
+    text = "defines get_sweep(): methods, runs, directions; given several times, one after the other"
+    add("--sweep", metavar="FILE[:ARGUMENT]", action="append", help=text)
+    add("--workdir", metavar="DIR", help="where the runs' workdirs and logs lie: DIR/SWEEP/METHOD/RUN and RUN.log")
     add("--output", metavar="DIR", help="where rows, results.json, results.md and images/ lie")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each on its share of the CPUs (default 1)")
     add("--only", default="", metavar="METHOD,...", help="run these methods alone; the tables have all")
@@ -79,38 +80,82 @@ def _run(options: argparse.Namespace) -> int:
     """Lists, makes tables, or runs what is still to be run."""
     import jax  # mistakes on the command line need not wait for it
 
-    from rgbd_reid_jax.sweeps import plan, rows, run, tables
+    from rgbd_reid_jax.sweeps import plan, run
 
     jax.config.update("jax_platforms", "cpu")  # configurations are only read here: accelerators belong to the runs
-    sweep, output = plan.read_sweep(options.sweep), pathlib.Path(options.output)
-    tasks = plan.tasks_of(sweep, [name for name in options.only.split(",") if name])
+    only, output = [name for name in options.only.split(",") if name], pathlib.Path(options.output)
+    parts = [_part(sweep, only, output) for sweep in plan.read_sweeps(options.sweep)]
     run.shares(options.jobs)
-    tables.check_page(output, sweep)
-    done, stale = rows.rows_of(sweep, rows.read_rows(output))
-    if stale:
-        say("sweep", f"{stale} of this sweep's rows in {output / rows.FILE} are of other settings and are left out")
-    pending = [task for task in tasks if (task.method.name, task.run) not in done]
     if options.list:
-        for task in tasks:
-            print(f"{'to do' if task in pending else 'done':5}  {task.label}")
-        print(f"{len(pending)} of {len(tasks)} runs are to do")
+        for part in parts:
+            for task in part.tasks:
+                print(f"{'to do' if task in part.pending else 'done':5}  {task.label}")
+            print(part.count)
         return 0
     if options.table:
-        if not done:
-            raise InputError(f"{output / rows.FILE} has no rows of sweep {sweep.name!r}; run it first")
-        _write(sweep, output, done)
+        _table(parts, output)
         return 0
-    base = pathlib.Path(options.workdir)
-    run.check_workdirs(pending, base)
+    return _train(parts, pathlib.Path(options.workdir), output, options.jobs)
 
-    def finished(task: plan.Task) -> None:
-        rows.add_row(output, rows.row_of(sweep, task, task.workdir(base), options.jobs))
-        _write(sweep, output, rows.rows_of(sweep, rows.read_rows(output))[0])
 
-    say("sweep", f"{len(pending)} of {len(tasks)} runs are to do")
-    outcome = run.run_tasks(pending, base, finished, jobs=options.jobs)
-    if not pending and done:
-        _write(sweep, output, done)
+class _Part(NamedTuple):
+    """One of the sweeps: what is asked for, the rows that it has, and what is still to be run."""
+
+    sweep: "Sweep"
+    tasks: "list[Task]"
+    done: "Rows"
+    pending: "list[Task]"
+
+    @property
+    def count(self) -> str:
+        return f"{self.sweep.name}: {len(self.pending)} of {len(self.tasks)} runs are to do"
+
+
+def _part(sweep: "Sweep", only: list[str], output: pathlib.Path) -> _Part:
+    from rgbd_reid_jax.sweeps import plan, rows, tables
+
+    tables.check_page(output, sweep)
+    tasks = plan.tasks_of(sweep, only)
+    done, stale = rows.rows_of(sweep, rows.read_rows(output))
+    if stale:
+        where = f"{sweep.name!r} in {output / rows.FILE}"
+        say("sweep", f"{stale} rows of sweep {where} are of other settings and are left out")
+    return _Part(sweep, tasks, done, [task for task in tasks if (task.method.name, task.run) not in done])
+
+
+def _table(parts: list[_Part], output: pathlib.Path) -> None:
+    """Writes tables and figures of the sweeps that have rows.
+
+    Raises:
+        InputError: none has any.
+    """
+    if not any(part.done for part in parts):
+        names = ", ".join(repr(part.sweep.name) for part in parts)
+        raise InputError(f"{output} has no rows of sweep {names}; run it first")
+    for part in parts:
+        if part.done:
+            _write(part.sweep, output, part.done)
+
+
+def _train(parts: list[_Part], workdir: pathlib.Path, output: pathlib.Path, jobs: int) -> int:
+    """Runs what is pending, sweep by sweep; each has a folder of its own in `workdir`."""
+    from rgbd_reid_jax.sweeps import rows, run
+
+    bases = [workdir / part.sweep.name for part in parts]
+    for part, base in zip(parts, bases, strict=True):
+        run.check_workdirs(part.pending, base)
+    outcome = run.Outcome([], [])
+    for part, base in zip(parts, bases, strict=True):
+
+        def finished(task: "Task", sweep: "Sweep" = part.sweep, base: pathlib.Path = base) -> None:
+            rows.add_row(output, rows.row_of(sweep, task, task.workdir(base), jobs))
+            _write(sweep, output, rows.rows_of(sweep, rows.read_rows(output))[0])
+
+        say("sweep", part.count)
+        one = run.run_tasks(part.pending, base, finished, jobs=jobs)
+        outcome = run.Outcome(outcome.failed + one.failed, outcome.skipped + one.skipped)
+        if part.done and not part.pending:
+            _write(part.sweep, output, part.done)
     return _verdict(outcome)
 
 

@@ -1,11 +1,14 @@
 """The paper's grid: two datasets x two directions x five folds x all methods, for whoever has the data and a GPU.
 
-    python -m rgbd_reid_jax.sweep --sweep=configs/sweeps/paper_grid.py:biwi,BIWI --workdir=runs/biwi --output=runs/biwi
-    python -m rgbd_reid_jax.sweep --sweep=configs/sweeps/paper_grid.py:robotpku,PKU --workdir=runs/pku --output=runs/pku
+    python -m rgbd_reid_jax.sweep --workdir=runs/grid --output=runs/grid
+        --sweep=configs/sweeps/paper_grid.py:biwi,BIWI,resnet50.pth
+        --sweep=configs/sweeps/paper_grid.py:robotpku,PKU,resnet50.pth
 
-The argument is the dataset, `biwi` or `robotpku`, and after a comma the folder of its own files, which every fold is
-built from when it is first needed (docs/datasets.md; the published folds need the prepared layout with splits.json).
-Scores of different datasets cannot share a table, so each dataset has a command of its own.
+The argument is `DATASET,FOLDER,WEIGHTS`: `biwi` or `robotpku`; the folder of its own files, which every fold is built
+from when it is first needed (docs/datasets.md; the published folds need the prepared layout with splits.json); and
+torchvision's ImageNet weights, from which the paper starts and which are not downloaded. Without WEIGHTS networks start
+from random ones, without FOLDER the dataset has to be built already. Either dataset alone is one `--sweep`; scores of
+different datasets stand in tables of their own.
 
 It has not been run: no result can be stated.
 """
@@ -20,11 +23,14 @@ FOLDS = range(5)
 
 
 def get_sweep(argument: str = "biwi") -> dict[str, Any]:
-    """The sweep of `DATASET[,FOLDER]`."""
-    data, _, folder = argument.partition(",")
-    if data not in _NAMES:
-        raise ValueError(f"argument {argument!r} is unknown; choose one of: {', '.join(_NAMES)}")
-    methods = [{**one, "overrides": {"dataset.manual_dir": folder}} for one in _BENCHMARK["methods"](data)]
+    """The sweep of `DATASET[,FOLDER[,WEIGHTS]]`."""
+    data, *files = argument.split(",")
+    if data not in _NAMES or len(files) > 2:
+        raise ValueError(
+            f"argument {argument!r} must be DATASET,FOLDER,WEIGHTS, the dataset one of: {', '.join(_NAMES)}"
+        )
+    overrides = dict(zip(("dataset.manual_dir", "model.pretrained"), files, strict=False))
+    methods = [{**one, "overrides": overrides} for one in _BENCHMARK["methods"](data)]
     return {
         "name": f"paper_{data}",
         "title": f"{_NAMES[data]}, five folds",

@@ -131,6 +131,20 @@ class Task:
         return base / self.method.name / f"{self.run.label}.log"
 
 
+def read_sweeps(paths: Sequence[str]) -> list[Sweep]:
+    """`read_sweep` of each.
+
+    Raises:
+        InputError: one cannot be used, or two would write to one place.
+    """
+    sweeps = [read_sweep(path) for path in paths]
+    for what, names in (("name", [one.name for one in sweeps]), ("figure", [one.figure for one in sweeps])):
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"--sweep: {names.count(name)} sweeps have the {what} {name!r}; give each its own")
+    return sweeps
+
+
 def read_sweep(path: str) -> Sweep:
     """The sweep of `FILE` or `FILE:ARGUMENT`, which defines `get_sweep()`; all configurations are read and checked.
 

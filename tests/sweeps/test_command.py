@@ -11,6 +11,7 @@ import time
 import pytest
 
 from rgbd_reid_jax import sweep
+from rgbd_reid_jax.sweeps import run
 from rgbd_reid_jax.sweeps.plan import read_sweep
 from rgbd_reid_jax.sweeps.rows import add_row, read_rows
 
@@ -53,9 +54,9 @@ def flags(tmp_path):
 def fill(flags: list[str], make_row, count: int) -> None:
     """Rows of the first `count` runs of both methods."""
     found = read_sweep(flags[0].partition("=")[2])
-    for run in found.runs[:count]:
+    for seeds in found.runs[:count]:
         for method in found.methods:
-            row = make_row(method.name, run, 0.1, 0.2, digest=method.digest)
+            row = make_row(method.name, seeds, 0.1, 0.2, digest=method.digest)
             add_row(pathlib.Path(flags[1].partition("=")[2]), row)
 
 
@@ -69,7 +70,7 @@ def test_what_is_done_is_listed_and_tables_are_made_of_it(tmp_path, flags, make_
     assert capsys.readouterr().out.splitlines() == [
         *("done   whole seed0-seed_0", "done   short seed0-seed_0"),
         *("to do  whole seed1-seed_0", "to do  short seed1-seed_0"),
-        "2 of 4 runs are to do",
+        "trial: 2 of 4 runs are to do",
     ]
     assert sweep.main([*words, "--list", "--only=short"]) == 0
     assert "1 of 2 runs are to do" in capsys.readouterr().out
@@ -86,7 +87,7 @@ def test_rows_of_other_settings_are_left_out_in_one_line(tmp_path, flags, make_r
     )
     assert sweep.main([*words, "--list"]) == 0
     out = capsys.readouterr().out
-    assert f"4 of this sweep's rows in {tmp_path / 'docs' / 'results_rows.jsonl'} are of other settings" in out
+    assert f"4 rows of sweep 'trial' in {tmp_path / 'docs' / 'results_rows.jsonl'} are of other settings" in out
     assert "4 of 4 runs are to do" in out
 
 
@@ -118,6 +119,38 @@ def test_mistakes_are_one_line(flags, capsys, arguments, words):
     assert error.count("\n") == 1
 
 
+def test_several_sweeps_run_one_after_the_other(tmp_path, flags, make_row, monkeypatch, capsys):
+    """Each with a folder of its own; one that fails does not keep the next from running."""
+    words = [*flags(), f"--workdir={tmp_path / 'runs'}"]
+    fill(words, make_row, 1)
+    other = tmp_path / "other.py"
+    other.write_text(f"def get_sweep():\n    return {content(name='other', figure='other.png')!r}\n")
+    began = []
+
+    def run_tasks(tasks, base, finished, **_):
+        began.append((base, [task.label for task in tasks]))
+        return run.Outcome([tasks[0].label] if base.name == "trial" else [], [])
+
+    monkeypatch.setattr(run, "run_tasks", run_tasks)
+    words.append(f"--sweep={other}")
+    assert sweep.main(words) == 2
+    second_run = ["whole seed1-seed_0", "short seed1-seed_0"]
+    assert began == [
+        (tmp_path / "runs" / "trial", second_run),
+        (tmp_path / "runs" / "other", ["whole seed0-seed_0", "short seed0-seed_0", *second_run]),
+    ]
+    found = capsys.readouterr()
+    assert "error: 1 run failed (whole seed1-seed_0); mend" in found.err
+    assert [line for line in found.out.splitlines() if "to do" in line] == [
+        "[sweep] trial: 2 of 4 runs are to do",
+        "[sweep] other: 4 of 4 runs are to do",
+    ]
+    assert sweep.main([*words, "--table"]) == 0
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "sweep:trial begin" in page
+    assert "sweep:other" not in page
+
+
 def test_a_page_that_cannot_take_the_tables_is_refused_before_any_work(tmp_path, flags, capsys):
     words = flags()
     (tmp_path / "docs").mkdir()
@@ -137,7 +170,7 @@ def test_a_whole_sweep(tmp_path, flags, job_env, capsys):
     done = subprocess.run(command(*words), env=job_env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[sweep] short seed0: ended after" in done.stdout
-    reused = (tmp_path / "runs" / "short" / "seed0.log").read_text()
+    reused = (tmp_path / "runs" / "trial" / "short" / "seed0.log").read_text()
     assert f"[teacher] reused from {tmp_path / 'runs' / 'whole' / 'seed0'}" in reused
     assert "[export]" not in reused
     first, second = read_rows(tmp_path / "docs")
@@ -145,7 +178,7 @@ def test_a_whole_sweep(tmp_path, flags, job_env, capsys):
     assert first["seconds"]["teacher"] == second["seconds"]["teacher"]
     assert first["dataset"] == second["dataset"]
     assert set(first["results"]) == set(first["validation"]) == set(first["queries"])
-    results = json.loads((tmp_path / "runs" / "whole" / "seed0" / "results.json").read_text())
+    results = json.loads((tmp_path / "runs" / "trial" / "whole" / "seed0" / "results.json").read_text())
     entry = json.loads((tmp_path / "docs" / "results.json").read_text())[0]
     assert entry["mAP"]["mean"] == results["results"]["rgb_to_depth"]["mAP"]
     assert "Differences in mAP to `whole`" in (tmp_path / "docs" / "results.md").read_text()
@@ -158,7 +191,7 @@ def test_a_whole_sweep(tmp_path, flags, job_env, capsys):
 def test_a_failing_run_and_an_interruption(tmp_path, flags, job_env):
     """A run that cannot be done ends the sweep with 2; after a signal the same command goes on."""
     words = [*flags(runs=[{"seed": 0, "knobs": ""}]), f"--workdir={tmp_path / 'runs'}"]
-    folder = tmp_path / "runs" / "whole" / "seed0"
+    folder = tmp_path / "runs" / "trial" / "whole" / "seed0"
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
     done = subprocess.run(command(*words), env=job_env, capture_output=True, text=True, timeout=200, check=False)
@@ -170,7 +203,7 @@ def test_a_failing_run_and_an_interruption(tmp_path, flags, job_env):
     assert not (tmp_path / "docs" / "results.md").exists()
     (folder / "notes.txt").unlink()
     process = subprocess.Popen(command(*words), env=job_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log, deadline = tmp_path / "runs" / "whole" / "seed0.log", time.monotonic() + 120
+    log, deadline = tmp_path / "runs" / "trial" / "whole" / "seed0.log", time.monotonic() + 120
     while "[dataset]" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.sweeps import plan
-from rgbd_reid_jax.sweeps.plan import Method, Run, digest, read_sweep, tasks_of
+from rgbd_reid_jax.sweeps.plan import Method, Run, digest, read_sweep, read_sweeps, tasks_of
 
 CONFIG = "configs/distill.py"
 GOOD = {
@@ -163,3 +164,31 @@ def test_values_are_written_as_the_command_line_takes_them():
         "(1, 'a')",
         "('cpu',)",
     ]
+
+
+def test_the_grid_of_the_paper_is_one_command(tmp_path):
+    """Two datasets, both directions, five folds, all methods; every one from the given files."""
+    weights = tmp_path / "resnet50.pth"
+    weights.touch()
+    grid = [f"configs/sweeps/paper_grid.py:{data},{tmp_path},{weights}" for data in ("biwi", "robotpku")]
+    first, second = read_sweeps(grid)
+    assert (first.data, second.data) == ("biwi_rgbd_id/paper", "robotpku_rgbd_id")
+    benchmark = read_sweep("configs/sweeps/benchmark.py")
+    for sweep in (first, second):
+        assert [one.name for one in sweep.methods] == [one.name for one in benchmark.methods]
+        assert [run.knobs for run in sweep.runs] == [f"fold={fold}" for fold in range(5)]
+        contents = [cli.configuration(task.method.arguments(task.run)) for task in tasks_of(sweep)[:-1:7]]
+        for content in contents:
+            assert (content["dataset"]["manual_dir"], content["model"]["pretrained"]) == (str(tmp_path), str(weights))
+    with pytest.raises(InputError, match="DATASET,FOLDER,WEIGHTS, the dataset one of: biwi, robotpku"):
+        read_sweep("configs/sweeps/paper_grid.py:tvrid")
+    with pytest.raises(InputError, match="is no file; give a"):
+        read_sweep(f"{grid[0]}x")
+
+
+def test_sweeps_that_would_write_to_one_place_are_refused(write):
+    path = write(f"def get_sweep(name='trial'):\n    return {GOOD!r} | {{'name': name}}\n")
+    with pytest.raises(InputError, match="2 sweeps have the name 'trial'"):
+        read_sweeps([path, path])
+    with pytest.raises(InputError, match=r"2 sweeps have the figure 'results.png'"):
+        read_sweeps([path, f"{path}:other"])
