@@ -13,11 +13,28 @@ from typing import Any
 _HOME = tempfile.mkdtemp(prefix="rgbd_reid_jax_tests_")
 os.environ["HOME"] = _HOME
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
-# Compilation takes most of the time here; without LLVM's optimisations it takes a third of it.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+
+
+def _quick_compilation() -> str:
+    """XLA's flags for it, tried once in a process of its own, as XLA ends where it knows a flag no more.
+
+    Compilation takes most of the time here. Without LLVM's optimisations it takes a third of it, and with XLA's older
+    way to make loops of fused operations half of that.
+    """
+    if "RGBD_REID_TEST_FLAGS" not in os.environ:  # workers inherit it
+        flags = "--xla_backend_optimization_level=0"
+        older = f"{flags} --xla_cpu_use_fusion_emitters=false"
+        trial = [sys.executable, "-c", "import jax; jax.devices()"]
+        env = {**os.environ, "XLA_FLAGS": older, "JAX_PLATFORMS": "cpu"}
+        known = subprocess.run(trial, env=env, capture_output=True, check=False).returncode == 0
+        os.environ["RGBD_REID_TEST_FLAGS"] = older if known else flags
+    return os.environ["RGBD_REID_TEST_FLAGS"]
+
+
 # What one test compiled, another loads; workers and the commands that tests start share the folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_HOME, "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+_FLAGS = f"--xla_force_host_platform_device_count=8 {_quick_compilation()}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 import jax  # noqa: E402
@@ -58,20 +75,14 @@ def repository() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def job_env(repository, tiny_data_dir) -> dict[str, str]:
     """The environment of whole jobs in processes of their own: one CPU device, the tiny dataset, quick compilation."""
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    return os.environ | {
+        "XLA_FLAGS": _quick_compilation(),
         "JAX_PLATFORMS": "cpu",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TFDS_DATA_DIR": str(tiny_data_dir),
         "PYTHONPATH": str(repository),
         "PYTHONUNBUFFERED": "1",
     }
-    # XLA's older way to make loops of fused operations compiles in half the time; it ends where it knows no such flag.
-    older = env | {"XLA_FLAGS": env["XLA_FLAGS"] + " --xla_cpu_use_fusion_emitters=false"}
-    known = subprocess.run(
-        [sys.executable, "-c", "import jax; jax.devices()"], env=older, capture_output=True, check=False
-    )
-    return env if known.returncode else older
 
 
 @pytest.fixture(scope="session")

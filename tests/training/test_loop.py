@@ -1,6 +1,7 @@
 """The loop: stopping, killing and resuming change nothing; what is not finite is never saved."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -119,7 +120,11 @@ def test_the_callers_state_stays_usable(network, uninterrupted):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_where_images_are_kept_changes_no_bit(network, make_frames, mesh_of, tmp_path, devices):
+def test_where_images_are_kept_changes_no_bit(network, make_frames, mesh_of, tmp_path, devices, monkeypatch):
+    if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+        # As a run compiles it: what compiles more quickly rounds otherwise where the images are gathered before.
+        usual = {"xla_cpu_use_fusion_emitters": True}
+        monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=usual))
     found = []
     for name, kind in (("host", CachedFrames), ("device", DeviceFrames)):
         frames, mesh = make_frames(24, kind=kind), mesh_of(devices)
