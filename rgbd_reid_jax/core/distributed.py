@@ -139,13 +139,17 @@ def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+_OF_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # JAX reads them
+
+
 def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
     """A task of a SLURM step: one for each GPU of a node, or one for a node without."""
-    for name in ("SLURM_JOB_ID", "SLURM_PROCID"):
-        if not environment.get(name):
-            raise InputError(
-                f"--distributed=slurm, but {name} is not set: start each process with srun; ./launch.sh slurm does"
-            )
+    missing = [name for name in _OF_SLURM if not environment.get(name)]
+    if missing:
+        raise InputError(
+            f"--distributed=slurm, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start each "
+            "process with srun; ./launch.sh slurm does"
+        )
     return {"cluster_detection_method": "slurm"}
 
 
