@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgbd_reid_jax.core.errors import memory_for
 from rgbd_reid_jax.evaluation.embed import Encoder
 from rgbd_reid_jax.evaluation.top_k import rerank_top
 from rgbd_reid_jax.metrics.embeddings import Embeddings
@@ -89,6 +90,12 @@ class Comparison:
             stage: names long work in progress lines; none are printed without.
             pair_by_pair: re-rank with a gate in the middle, where there is one.
         """
+        with memory_for(f"ranking {gallery} images for {query} images"):
+            return self._ranked(sets, query, gallery, stage, pair_by_pair)
+
+    def _ranked(
+        self, sets: Mapping[str, Compared], query: str, gallery: str, stage: str, pair_by_pair: bool
+    ) -> RankingResult:
         sides = self.sides(sets)
         metric = natural_metric(sides[query], sides[gallery])
         if not (query != gallery and pair_by_pair and self._top_k and sets[query].maps is not None):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.errors import InputError, out_of_memory
 from rgbd_reid_jax.core.mesh import batch_sharding, check_batch, make_mesh, replicated, shardings
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.dataset import dataset_config
@@ -141,7 +141,7 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
         function = compiled_step(step.objective(running), step.optimizer, state, mesh)
         compiled = function.lower(state, rows, placed, given).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         raise TooLarge(_why(error)) from error
     seconds = time.perf_counter() - began
