@@ -176,6 +176,20 @@ def test_devices_share_the_ranking_and_change_nothing(made, mesh_of, monkeypatch
     assert seen == [1, 8]
 
 
+def test_devices_share_the_pairs(made, mesh_of, monkeypatch):
+    of_kind, found = made("middle"), []
+    monkeypatch.setattr(compare, "rerank_top", lambda *sides, batch, **_: (sides[4], batch))
+    monkeypatch.setattr(compare, "_PAIRS", 13)
+    for count in (1, 8):
+        distance, batch = of_kind.comparison(3, mesh=mesh_of(count))(of_kind.sets, "rgb", "depth")
+        assert batch == {1: 13, 8: 16}[count]
+        found.append(distance(np.arange(batch), np.arange(batch) % 8))
+        assert found[-1].sharding.device_set == set(jax.devices()[:count])
+        assert {shard.data.shape for shard in found[-1].addressable_shards} == {(batch // count,)}
+    np.testing.assert_allclose(found[1][:13], found[0], rtol=1e-5)
+    assert np.ptp(found[0]) > 0.01  # pairs differ, so their order shows
+
+
 def test_too_little_memory_for_the_ranking_is_one_line(made, too_large, monkeypatch):
     of_kind = made("middle")
     for name in ("rank", "rerank_top"):

@@ -52,6 +52,20 @@ def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modali
     assert np.ptp(expected, axis=0).max() > 0.01  # frames differ, so their order shows
 
 
+@pytest.mark.parametrize("kind", [CachedFrames, DeviceFrames])
+def test_the_ragged_batch_too_lies_on_all_devices(network, make_frames, mesh_of, kind):
+    embedder, seen = Embedder(encoder_of(network, "depth"), 8, mesh_of(8)), []
+    embed = embedder._embed
+    embedder._embed = lambda *arguments: seen.append(arguments) or embed(*arguments)
+    embedder(*network[1:], frames=make_frames(13, kind=kind))
+    assert len(seen) == 2  # eight frames, and five with three that pad them
+    for params, _, batch, _ in seen:
+        for rows in batch.values():
+            assert rows.sharding.device_set == set(jax.devices())
+            assert [shard.data.shape[0] for shard in rows.addressable_shards] == [1] * 8
+        assert all(leaf.sharding.device_set == set(jax.devices()) for leaf in jax.tree.leaves(params))
+
+
 @pytest.mark.parametrize(
     ("batch_size", "devices", "mend"),
     [
