@@ -53,10 +53,10 @@ def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modali
 
 
 @pytest.mark.parametrize("kind", [CachedFrames, DeviceFrames])
-def test_the_ragged_batch_too_lies_on_all_devices(network, make_frames, mesh_of, kind):
+def test_the_ragged_batch_too_lies_on_all_devices(network, make_frames, mesh_of, monkeypatch, kind):
     embedder, seen = Embedder(encoder_of(network, "depth"), 8, mesh_of(8)), []
     embed = embedder._embed
-    embedder._embed = lambda *arguments: seen.append(arguments) or embed(*arguments)
+    monkeypatch.setattr(embedder, "_embed", lambda *arguments: seen.append(arguments) or embed(*arguments))
     embedder(*network[1:], frames=make_frames(13, kind=kind))
     assert len(seen) == 2  # eight frames, and five with three that pad them
     for params, _, batch, _ in seen:
@@ -75,10 +75,10 @@ def test_the_ragged_batch_too_lies_on_all_devices(network, make_frames, mesh_of,
     ],
 )
 def test_too_little_memory_names_the_setting_that_takes_less(
-    network, frames, mesh_of, too_large, batch_size, devices, mend
+    network, frames, mesh_of, monkeypatch, too_large, batch_size, devices, mend
 ):
     embedder = Embedder(encoder_of(network, "depth"), batch_size, mesh_of(devices))
-    embedder._embed = too_large
+    monkeypatch.setattr(embedder, "_embed", too_large)
     taken = -(-batch_size // devices) * devices
     text = f"^embedding depth with evaluation.batch_size={taken} needs more memory than its devices have; {mend}"
     with pytest.raises(InputError, match=text):
