@@ -26,11 +26,11 @@ slurm:  --time=LIMIT     as sbatch takes it; the run stops 5 minutes before, sav
         --gpus=G         GPUs of each node, one task for each (default: 0, one task for each node on its CPU)
         --cpus=C         CPU cores of each task
         --partition=P --account=A --name=NAME --logs=DIR
-tpu:    --name=NAME --zone=ZONE --type=TYPE    such as --type=v5litepod-16
+tpu:    --name=NAME --zone=ZONE --type=TYPE    such as --type=v5litepod-8: up to 8 are one worker
         --runtime=VERSION    of the TPU's software, such as v2-alpha-tpuv5-lite
         --project=PROJECT    (default: gcloud's)
         --spot               capacity that may be taken away, at a lower price
-        --setup=SCRIPT       run on every worker before the installation, to mount shared storage for example
+        --setup=SCRIPT       run on every worker before the installation, to mount shared storage, which several need
         --keep               do not delete the slice at the end: it goes on costing money
 gke:    --name=NAME --image=IMAGE    the image has rgbd_reid_jax installed
         --claim=CLAIM        volume claim that all pods can write, mounted as /shared; the workdir lies below it
@@ -58,6 +58,7 @@ quote() { # WORD...: as bash reads it
 dry_run=false
 run_args=()
 workdir=
+config_file=
 # The options of all commands; empty where not given.
 option_account='' option_chips='' option_claim='' option_cpus='' option_devices='' option_gpu='' option_gpus='' option_image=''
 option_keep=false option_logs='' option_name='' option_namespace='' option_nodes='' option_partition='' option_port=''
@@ -116,10 +117,10 @@ need() { # NAME...: options that must be given
   done
 }
 
-number() { # NAME LEAST: an option that is a number where it is given
+number() { # NAME LEAST [MOST]: an option that is a number where it is given
   local variable=option_$1
-  if [[ -n ${!variable} ]] && { [[ ! ${!variable} =~ ^[0-9]{1,6}$ ]] || ((10#${!variable} < $2)); }; then
-    fail "--$1=${!variable} must be a number, at least $2"
+  if [[ -n ${!variable} ]] && { [[ ! ${!variable} =~ ^[0-9]{1,6}$ ]] || ((10#${!variable} < $2 || 10#${!variable} > ${3:-999999})); }; then
+    fail "--$1=${!variable} must be a number, at least $2${3:+ and at most $3}"
   fi
 }
 
@@ -131,10 +132,15 @@ matching() { # NAME REGEX WORDS: an option of a certain form where it is given
 need_run() { # a run that starts elsewhere or later is refused here and now
   local argument has_config=false
   for argument in ${run_args[@]+"${run_args[@]}"}; do
-    if [[ $argument == --config=* ]]; then has_config=true; fi
+    if [[ $argument == --config=* ]]; then has_config=true config_file=${argument#*=}; fi
   done
+  config_file=${config_file%%:*} # what follows the colon is the argument of get_config()
   if ! "$has_config"; then fail "$command needs --config=FILE, such as --config=configs/distill.py"; fi
   if [[ -z $workdir ]]; then fail "$command needs --workdir=DIR, such as --workdir=runs/distill"; fi
+}
+
+need_config_file() { # not for gke, whose file is in the image: a pod that lacks it says so, and its status 2 ends the JobSet
+  if [[ ! -f $config_file ]]; then fail "config file $config_file does not exist; look in configs/"; fi
 }
 
 readonly NAME_FORM='[a-z]([-a-z0-9]{0,38}[a-z0-9])?'
@@ -155,7 +161,7 @@ local_mode() {
   fi
   parse "devices port logs" "" "$@"
   number devices 1
-  number port 1
+  number port 1 65535
   environment=()
   if [[ -n $option_devices ]]; then
     environment=(JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$option_devices")
@@ -275,6 +281,7 @@ slurm_mode() {
   parse "time nodes gpus cpus partition account name logs" "" "$@"
   need time
   need_run
+  need_config_file
   number nodes 1
   number gpus 0
   number cpus 1
@@ -328,12 +335,20 @@ tpu_mode() {
   parse "name zone type runtime project setup" "spot keep" "$@"
   need name zone type runtime
   need_run
+  need_config_file
   matching name "$NAME_FORM" "$NAME_WORDS"
   matching zone '[a-z]+-[a-z]+[0-9]+-[a-z]' 'a zone, such as us-west4-a'
-  matching type 'v[0-9][a-z0-9]*-[0-9]+' 'an accelerator type, such as v5litepod-16'
+  matching type 'v[0-9][a-z0-9]*-[1-9][0-9]{0,4}' 'an accelerator type, such as v5litepod-16'
   matching runtime '[a-z0-9.-]+' 'a TPU software version, such as v2-alpha-tpuv5-lite'
   matching project '[a-z][-a-z0-9.:]+' 'a project id'
   if [[ -n $option_setup && ! -f $option_setup ]]; then fail "--setup=$option_setup is no file"; fi
+  # Types of v5e and v6e count chips, those of other kinds cores, of which a chip has two: up to 8 of either are one worker.
+  if [[ $workdir != /* ]] && ((${option_type##*-} > 8)); then
+    fail "--workdir=$workdir would lie on each worker's own disk, and $option_type has several workers; give an absolute path on storage that all of them mount, such as --workdir=/mnt/reid/$workdir with --setup=mount.sh (docs/scaling.md)"
+  fi
+  if [[ $config_file == /* ]] || ! git ls-files --cached --others --exclude-standard --error-unmatch -- "$config_file" >/dev/null 2>&1; then
+    fail "config file $config_file would not reach the workers, which get what git would see of this folder; give one of those files, by its path from here"
+  fi
   local where="--zone=$option_zone${option_project:+ --project=$option_project}" name=$option_name main parent=
   local spot='' install run fetch=: bring=: teardown
   if "$option_spot"; then spot=" --spot"; fi

@@ -157,8 +157,8 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         _run(values, config.to_dict())
     except InputError as error:
-        if not isinstance(error, distributed.RelayedError):
-            print(f"{distributed.sign()}error: {error}", file=sys.stderr, flush=True)
+        line = f"{distributed.sign()}error: {error}"
+        distributed.leave(lambda: print(line, file=sys.stderr, flush=True))
         return UNUSABLE
     except Interrupted as stop:
         if distributed.is_first():

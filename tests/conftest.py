@@ -38,6 +38,7 @@ _FLAGS = f"--xla_force_host_platform_device_count=8 {_quick_compilation()}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
@@ -93,6 +94,12 @@ def mesh_of():
         return make_mesh(fsdp, jax.devices()[:count])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def too_large():
+    """A function of any arguments that wants more memory than a process can have."""
+    return lambda *_, **__: jax.block_until_ready(jnp.zeros(1 << 47, jnp.uint8))
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,17 @@ ODD = [
 CONFIG = "--config=configs/distill.py"
 
 SLURM = ["slurm", "--time=12:00:00"]
-TPU = ["tpu", "--name=reid", "--zone=us-west4-a", "--type=v5litepod-16", "--runtime=v2-alpha-tpuv5-lite"]
+TPU = ["tpu", "--name=reid", "--zone=us-west4-a", "--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite"]
 GKE = ["gke", "--name=reid", "--image=repo/image:1", "--claim=disk"]
 ON_TPU = [*GKE, "--tpu=tpu-v5-lite-podslice", "--topology=4x4"]
 ON_GPU = [*GKE, "--gpu=nvidia-h100-80gb", "--nodes=2"]
+
+
+@pytest.fixture(autouse=True)
+def config_file(tmp_path):
+    """The file that CONFIG names: what starts a run elsewhere looks for it."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "distill.py").write_text("")
 
 
 def launch(*arguments: str, cwd: pathlib.Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +87,8 @@ def calls(folder: pathlib.Path) -> list[list[str]]:
             ["local", "--nodes=2"],
             "unknown option '--nodes=2' of local (valid: --devices, --port, --logs, and the run's",
         ),
+        (["local", "2", "--port=0"], "--port=0 must be a number, at least 1 and at most 65535"),
+        (["local", "2", "--port=65536"], "--port=65536 must be a number, at least 1 and at most 65535"),
         (["local", "--config"], "--config needs a value, as in --config=VALUE"),
         (["local", "--config", "--workdir=x"], "--config needs a value"),
         (["local", "configs/distill.py"], "'configs/distill.py' is no number of processes"),
@@ -87,6 +96,7 @@ def calls(folder: pathlib.Path) -> list[list[str]]:
         (["slurm", CONFIG, "--workdir=x"], "slurm needs --time"),
         ([*SLURM, "--workdir=x"], "slurm needs --config=FILE"),
         ([*SLURM, CONFIG], "slurm needs --workdir=DIR"),
+        ([*SLURM, "--config=configs/no.py:biwi", "--workdir=x"], "config file configs/no.py does not exist"),
         ([*SLURM, CONFIG, "--workdir=x", "--time=soon"], "--time='soon' must be a time limit of sbatch"),
         ([*SLURM, CONFIG, "--workdir=x", "--time"], "--time needs a value, as in --time=VALUE"),
         ([*SLURM, CONFIG, "--workdir=x", "--nodes=0"], "--nodes=0 must be a number, at least 1"),
@@ -94,6 +104,14 @@ def calls(folder: pathlib.Path) -> list[list[str]]:
         ([*SLURM, CONFIG, "--workdir=a b"], "--logs='a b.logs' must hold no spaces"),
         ([*SLURM, CONFIG, "--workdir=x", "--name=Me"], "--name='Me' must be lower-case letters"),
         (["tpu", CONFIG, "--workdir=x", "--name=a", "--zone=us-west4-a"], "tpu needs --type"),
+        ([*TPU, "--config=configs/no.py", "--workdir=x"], "config file configs/no.py does not exist; look in configs/"),
+        ([*TPU, f"--config={LAUNCH}", "--workdir=x"], f"config file {LAUNCH} would not reach the workers"),
+        ([*TPU, CONFIG, "--workdir=runs/x", "--type=v4-16"], "--workdir=runs/x would lie on each worker's own disk"),
+        (
+            [*TPU, CONFIG, "--workdir=runs/x", "--type=v5litepod-16"],
+            "v5litepod-16 has several workers; give an absolute path on storage that all of them mount, such as "
+            "--workdir=/mnt/reid/runs/x with --setup=mount.sh",
+        ),
         ([*TPU, CONFIG, "--workdir=x", "--zone=here"], "--zone='here' must be a zone, such as us-west4-a"),
         ([*TPU, CONFIG, "--workdir=x", "--type=v5e"], "--type='v5e' must be an accelerator type"),
         ([*TPU, CONFIG, "--workdir=x", "--name=a;rm"], "--name='a;rm' must be lower-case letters"),
@@ -119,7 +137,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(arguments, text, tmp_path):
     assert done.stderr.startswith("launch.sh: ")
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["configs", "distill.py"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["local", "-h"], ["tpu", "--name=a", "--help"]])
@@ -336,7 +354,7 @@ def test_a_slice_is_made_used_and_deleted(checkout):
     assert did(folder) == ["create", "describe", "scp", "ssh", "ssh", "scp", "delete"]
     found = calls(folder)
     assert all("--zone=us-west4-a" in call and "--project=mine" in call for call in found)
-    assert {"--node-id=reid", "--accelerator-type=v5litepod-16", "--spot", "--async"} < set(found[0])
+    assert {"--node-id=reid", "--accelerator-type=v5litepod-8", "--spot", "--async"} < set(found[0])
     install, run = (next(word for word in found[at] if word.startswith("--command=")) for at in (3, 4))
     assert all("--worker=all" in call for call in found[2:5])
     assert "-e '.[tpu]'" in install
@@ -364,7 +382,44 @@ def test_the_code_that_travels_is_what_git_would_see(checkout):
     (folder / "bin" / "gcloud").write_text(f"#!/usr/bin/env bash\n{keep}")
     assert launch(*TPU, CONFIG, "--workdir=/mnt/x", cwd=folder, **path).returncode == 0
     names = subprocess.check_output(["tar", "-tzf", "copied.tgz"], cwd=folder, text=True).split()
-    assert sorted(names) == [".gitignore", "code.py"]
+    assert sorted(names) == [".gitignore", "code.py", "configs/distill.py"]
+
+
+def test_a_config_file_that_git_ignores_is_refused_before_anything_is_made(checkout):
+    folder, path = checkout
+    (folder / "runs").mkdir()
+    (folder / "runs" / "own.py").write_text("")
+    done = launch(*TPU, "--config=runs/own.py:biwi", "--workdir=/mnt/x", cwd=folder, **path)
+    assert done.returncode == 2
+    assert "config file runs/own.py would not reach the workers, which get what git would see" in done.stderr
+    assert not calls(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "workdir"),
+    [*((kind, "runs/x") for kind in ("v5litepod-8", "v6e-4", "v5p-8", "v3-8")), ("v5litepod-16", "/mnt/x")],
+)
+def test_a_worker_keeps_the_workdir_on_its_own_disk_only_where_it_is_the_only_one(checkout, kind, workdir):
+    folder, _ = checkout
+    text = printed(*TPU, f"--type={kind}", CONFIG, f"--workdir={workdir}", cwd=folder)
+    assert ("scp --recurse reid:rgbd_reid_jax/runs/x runs/" in text) == (workdir == "runs/x")
+
+
+def test_gcloud_gets_what_the_dry_run_prints(checkout):
+    folder, path = checkout
+    (folder / "mount.sh").write_text("")
+    arguments = [*TPU, "--project=mine", "--setup=mount.sh", CONFIG, "--workdir=runs/x", *ODD]
+    text = printed(*arguments, cwd=folder, **path)
+    assert not calls(folder)
+    code = f"{folder}/bin/code.tgz"  # in place of a name that is new each time
+    (folder / "bin" / "mktemp").write_text(f"#!/usr/bin/env bash\necho {code}\n")
+    (folder / "bin" / "mktemp").chmod(0o755)
+    assert launch(*arguments, cwd=folder, **path).returncode == 0
+    ran = calls(folder)
+    (folder / "calls").unlink()
+    assert subprocess.run(["bash", "-c", text], cwd=folder, env={**os.environ, **path}, check=False).returncode == 0
+    assert calls(folder) == ran
+    assert len(ran) == 8
 
 
 @pytest.mark.parametrize(

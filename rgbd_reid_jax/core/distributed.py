@@ -32,6 +32,7 @@ from rgbd_reid_jax.core.mesh import batch_sharding, replicated
 ENVIRONMENT = ("RGBD_REID_COORDINATOR", "RGBD_REID_PROCESSES", "RGBD_REID_PROCESS")
 JOIN_SECONDS = "RGBD_REID_JOIN_SECONDS"
 _DEFAULT_JOIN_SECONDS = 300
+_LEAVE_MS = 10_000  # where all processes fail, the last one does so no later than this after the first
 _MARGIN_S = 60  # JAX aborts with a stack trace at its own limit; ours comes first and says what to do
 _POLL_MS = 1000  # a wait is cut into pieces, between which Python can take a signal
 _PREFIX = "rgbd_reid_jax"
@@ -39,10 +40,6 @@ _PREFIX = "rgbd_reid_jax"
 _Result = TypeVar("_Result")
 _Self = TypeVar("_Self")
 _Arguments = ParamSpec("_Arguments")
-
-
-class RelayedError(InputError):
-    """An `InputError` of process 0, which tells the user of it, as the other processes get it."""
 
 
 def start(method: str) -> None:
@@ -78,6 +75,37 @@ def finish() -> None:
     """Takes leave of the other processes once all of them are done; waits for them."""
     if jax_distributed.global_state.client is not None:
         jax.distributed.shutdown()
+
+
+def leave(tell: Callable[[], None]) -> None:
+    """Ends this process's part of a run that failed, as it may have in several processes at once or in this one alone.
+
+    Where all fail they leave together: the end of process 0 alone would abort the others, with a stack trace.
+
+    Args:
+        tell: tells the user why; one process calls it, process 0 where it is among them.
+    """
+    client: Any = jax_distributed.global_state.client
+    if client is None:
+        tell()
+        return
+    if is_first() and _first_to_set(client, f"{_PREFIX}/told"):
+        tell()
+    try:
+        client.wait_at_barrier(f"{_PREFIX}/leave", _LEAVE_MS)
+    except jax.errors.JaxRuntimeError:  # others go on, and wait for this one: its end, not `finish`, will end them
+        if not is_first() and _first_to_set(client, f"{_PREFIX}/told"):
+            tell()
+        return
+    finish()
+
+
+def _first_to_set(client: Any, key: str) -> bool:
+    try:
+        client.key_value_set(key, "")
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def count() -> int:
@@ -139,13 +167,17 @@ def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+_OF_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # JAX reads them
+
+
 def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
     """A task of a SLURM step: one for each GPU of a node, or one for a node without."""
-    for name in ("SLURM_JOB_ID", "SLURM_PROCID"):
-        if not environment.get(name):
-            raise InputError(
-                f"--distributed=slurm, but {name} is not set: start each process with srun; ./launch.sh slurm does"
-            )
+    missing = [name for name in _OF_SLURM if not environment.get(name)]
+    if missing:
+        raise InputError(
+            f"--distributed=slurm, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start each "
+            "process with srun; ./launch.sh slurm does"
+        )
     return {"cluster_detection_method": "slurm"}
 
 
@@ -215,8 +247,7 @@ _KINDS = {"InputError": InputError, "Interrupted": Interrupted}
 def _unpacked(message: dict[str, Any]) -> Any:
     if "result" in message:
         return message["result"]
-    relayed = {"InputError": RelayedError, "Interrupted": Interrupted}
-    raise relayed.get(message["kind"], RuntimeError)(message["text"])
+    raise _KINDS.get(message["kind"], RuntimeError)(message["text"])
 
 
 def by_first(

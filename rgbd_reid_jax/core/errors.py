@@ -1,7 +1,9 @@
 """Errors that a user can mend: one line that names the value or file and the mend."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LIMIT = ", or files may not be as large (ulimit -f)"
@@ -16,7 +18,7 @@ class InputError(ValueError):
 
 
 class OutOfMemory(InputError):
-    """A training step needs more memory than its devices have.
+    """A training stage, its state or its step, needs more memory than its devices have.
 
     Args:
         stage: the training stage.
@@ -29,6 +31,30 @@ class OutOfMemory(InputError):
             f"stage {stage} with training.{stage}.batch_size={batch_size} needs more memory than its devices have; "
             f"choose a smaller batch, or --config.training.{stage}.micro_batches=2 (docs/scaling.md)"
         )
+
+
+_FREE = "end other programs that use them, or take devices with more (docs/scaling.md)"
+
+
+@contextlib.contextmanager
+def memory_for(what: str, mend: str = _FREE) -> Iterator[None]:
+    """Makes an `InputError` of a device's lack of memory in its body.
+
+    Args:
+        what: what needs the memory, for the message.
+        mend: what the user can do.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"{what} needs more memory than its devices have; {mend}") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device lacked memory, of this process or of the one whose error was handed on as a `RuntimeError`."""
+    return isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error) and disk_full(error) is None
 
 
 class Interrupted(Exception):

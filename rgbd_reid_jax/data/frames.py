@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.errors import InputError, out_of_memory
 from rgbd_reid_jax.core.mesh import replicated
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.data.records import IMAGES, LABELS, Records
@@ -204,7 +204,7 @@ def _on_all_devices(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
         placed = jax.make_array_from_process_local_data(replicated(mesh), array)
         return jax.block_until_ready(placed)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         raise _too_large(array.nbytes) from error
 

@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgbd_reid_jax.core.errors import memory_for
+from rgbd_reid_jax.core.mesh import batch_sharding, make_mesh, replicated
 from rgbd_reid_jax.evaluation.embed import Encoder
 from rgbd_reid_jax.evaluation.top_k import rerank_top
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols.passages import mean_of_frames
 from rgbd_reid_jax.metrics.ranking import RankingResult, natural_metric, rank
 
-_PAIRS = 512  # compared at once by networks
+_PAIRS = 512  # compared at once by networks, or as many more as devices can share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Comparison:
         encoders: by modality, for gates in the middle.
         multi_frame: compare recordings, each the mean of its frames.
         top_k: with a gate in the middle, how many of a query's nearest are compared pair by pair.
-        mesh: devices of this process, which share the ranking; one when None.
+        mesh: devices of this process, which share the ranking, and pairs for the networks; one when None.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class Comparison:
         mesh: jax.sharding.Mesh | None = None,
     ):
         self._protocol, self._encoders = protocol, encoders
-        self._multi_frame, self._top_k, self._mesh = multi_frame, top_k, mesh
+        self._multi_frame, self._top_k = multi_frame, top_k
+        self._mesh = mesh or make_mesh(devices=jax.local_devices()[:1])
 
         def distance(
             weights: Mapping[str, tuple[Any, Any]], maps: Mapping[str, jax.Array], gates: Mapping[str, jax.Array]
@@ -89,6 +92,12 @@ class Comparison:
             stage: names long work in progress lines; none are printed without.
             pair_by_pair: re-rank with a gate in the middle, where there is one.
         """
+        with memory_for(f"ranking {gallery} images for {query} images"):
+            return self._ranked(sets, query, gallery, stage, pair_by_pair)
+
+    def _ranked(
+        self, sets: Mapping[str, Compared], query: str, gallery: str, stage: str, pair_by_pair: bool
+    ) -> RankingResult:
         sides = self.sides(sets)
         metric = natural_metric(sides[query], sides[gallery])
         if not (query != gallery and pair_by_pair and self._top_k and sets[query].maps is not None):
@@ -99,20 +108,21 @@ class Comparison:
             self._protocol,
             self._top_k,
             self._pair_distance(sets, query, gallery),
-            batch=_PAIRS,
+            batch=-(-_PAIRS // self._mesh.size) * self._mesh.size,
             stage=stage,
             mesh=self._mesh,
         )
 
     def _pair_distance(self, sets: Mapping[str, Compared], query: str, gallery: str):
         # By way of the host: weights may lie on the devices of several processes, of which one alone ranks.
-        weights = jax.device_put(jax.device_get({name: one.weights for name, one in sets.items()}))
+        weights = jax.device_get({name: one.weights for name, one in sets.items()})
+        weights = jax.device_put(weights, replicated(self._mesh))
 
         def distance(query_rows: np.ndarray, gallery_rows: np.ndarray) -> jax.Array:
             rows = {query: query_rows, gallery: gallery_rows}
             maps = {name: _taken(one.maps, rows[name]) for name, one in sets.items()}
             gates = {name: _taken(one.map_gates, rows[name]) for name, one in sets.items()}
-            return self._distance(weights, maps, gates)
+            return self._distance(weights, *jax.device_put((maps, gates), batch_sharding(self._mesh)))
 
         return distance
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.core.distributed import replicate
+from rgbd_reid_jax.core.errors import memory_for
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.data.frames import Frames, Placed
@@ -110,7 +111,17 @@ class Embedder:
         self._embed = jax.jit(embed, out_shardings=replicated(mesh))
 
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> dict[str, np.ndarray]:
-        """`Encoder.outputs` of all frames in order, [N, ...] each; with `stage`, long work prints progress."""
+        """`Encoder.outputs` of all frames in order, [N, ...] each; with `stage`, long work prints progress.
+
+        Raises:
+            InputError: the devices have too little memory.
+        """
+        fewer = self._batch // 2 // self._mesh.size * self._mesh.size
+        mend = f"say --config.evaluation.batch_size={fewer}" if fewer else "choose a smaller network or input"
+        with memory_for(f"embedding {self._encoder.modality} with evaluation.batch_size={self._batch}", mend):
+            return self._outputs(params, batch_stats, frames, stage)
+
+    def _outputs(self, params: Any, batch_stats: Any, frames: Frames, stage: str) -> dict[str, np.ndarray]:
         names = RAW_IMAGES[self._encoder.modality]
         params, batch_stats = replicate((params, batch_stats), self._mesh, "weights")  # once, not per batch
         placed = frames.placed(names, self._mesh)

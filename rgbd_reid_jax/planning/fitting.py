@@ -1,4 +1,4 @@
-"""What to say where a training step was too large for its devices: the batch that fits them."""
+"""What to say where a training stage was too large for its devices: the batch that fits them."""
 
 import math
 
@@ -45,7 +45,7 @@ def message(job: Job, error: OutOfMemory) -> str:
 
     found, _ = largest(fits, unit, 0, error.batch_size // 2)
     if not found:
-        return f"{error}; not even a batch of {unit} fits"
+        return f"{error}; not even a batch of {unit} fits, so try --config.model.remat=True or a larger mesh.fsdp"
     mend = f"--config.training.{stage}.batch_size={found}"
     if grouped:
         mend += f" --config.training.{stage}.sampling.people={found // wanted.sampling.frames}"

@@ -18,6 +18,7 @@ from rgbd_reid_jax.planning.program import (
     assumed_data,
     batch_unit,
     compile_step,
+    lacking,
     whole_batches,
 )
 from rgbd_reid_jax.planning.roofline import Times, step_times
@@ -48,6 +49,7 @@ class StagePlan:
         where: the slice, its devices in the order of the mesh.
         chip: what each device can do.
         data: what the training split is taken to be.
+        lacking: what a run does with a batch that this split is too small for; "" where it is not.
         dtype: the network's `compute_dtype`.
         batch: rows of the global batch.
         found: the program; None where it does not fit.
@@ -60,6 +62,7 @@ class StagePlan:
     where: Slice
     chip: Chip
     data: Data
+    lacking: str
     dtype: str
     batch: int
     found: Side | None
@@ -131,7 +134,8 @@ class Planner:
         chip = where.chip or measured_chip(where.devices, self._dtype)
         batch = self._batch(stage, where)
         made = self._compile(stage, where, batch)
-        plan = StagePlan(stage, where, chip, self._data, self._dtype, batch, None)
+        short = lacking(self._settings, stage, batch, self._data)
+        plan = StagePlan(stage, where, chip, self._data, short, self._dtype, batch, None)
         if isinstance(made, TooLarge):
             plan = dataclasses.replace(plan, too_large=str(made))
         else:
@@ -228,6 +232,7 @@ def as_json(plan: StagePlan) -> dict[str, Any]:
         "devices": len(plan.where.devices),
         "chip": dataclasses.asdict(plan.chip),
         "data": dataclasses.asdict(plan.data),
+        "lacking": plan.lacking,
         "compute_dtype": plan.dtype,
         "batch": plan.batch,
         "program": side(plan.found),

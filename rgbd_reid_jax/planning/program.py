@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.core.errors import InputError, out_of_memory
 from rgbd_reid_jax.core.mesh import batch_sharding, check_batch, make_mesh, replicated, shardings
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.dataset import dataset_config
@@ -68,6 +68,22 @@ def assumed_data(settings: Settings, identities: int = 0, frames: int = 0) -> Da
     return Data(people, count, config.height, config.width, words)
 
 
+def lacking(settings: Settings, stage: str, batch: int, data: Data) -> str:
+    """What a run does with a batch that its training split is too small for (`data.sampling`); "" where it is not."""
+    sampling = settings.training[stage].sampling
+    if sampling.name == "shuffle":
+        return f"a run refuses {batch:,} rows of {data.frames:,} frames" if batch > data.frames else ""
+    people = -(-batch // sampling.frames)
+    drawn = f"{people:,} people times {sampling.frames:,} frames"
+    if people > data.identities:
+        return f"a run refuses {drawn} of {data.identities:,} people"
+    if sampling.frames * data.identities > data.frames:
+        return (
+            f"a run repeats frames: it draws {drawn}, and a person has {data.frames / data.identities:,.0f} on average"
+        )
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled step, per device.
@@ -80,7 +96,7 @@ class Program:
         arguments: bytes of state, batch and whatever else the step is given.
         temporaries: bytes that it needs besides, and those of results that lie nowhere in its arguments.
         code: bytes of the program itself, where the compiler tells.
-        peak: bytes needed at once; their sum where the compiler does not tell.
+        peak: bytes needed at once: the sum of these three.
         host: bytes of the batch that come from the host.
         micro_batches: turns of the loop over parts of the batch. XLA counts a loop's body once, so its FLOPs and bytes
             are taken this many times: a little too much, as what stands outside the loop is then too.
@@ -141,7 +157,7 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
         function = compiled_step(step.objective(running), step.optimizer, state, mesh)
         compiled = function.lower(state, rows, placed, given).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         raise TooLarge(_why(error)) from error
     seconds = time.perf_counter() - began

@@ -26,6 +26,8 @@ def _lines(plan: StagePlan) -> list[str]:
     lines = [f"stage {plan.stage} on {plan.where.name}: {count} x {plan.chip.name}, {plan.dtype}"]
     lines.append(_line("batch", f"{plan.batch:,} rows, {plan.batch // count:,} a chip"))
     lines.append(_line("data", f"{plan.data.identities} identities, {plan.data.frames:,} frames: {plan.data.words}"))
+    if plan.lacking:
+        lines.append(_line("", plan.lacking))
     lines.append(_line("peaks of", plan.chip.source))
     if plan.found is None:
         lines.append(_line("memory", f"does not fit: {plan.too_large}"))

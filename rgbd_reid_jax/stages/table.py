@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from rgbd_reid_jax.core.errors import OutOfMemory, memory_for, out_of_memory
 from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.stages.evaluation import run_evaluation
 from rgbd_reid_jax.stages.export import cpu_device, run_export
@@ -51,7 +52,24 @@ def run_stages(job: Job, stages: Collection[str]) -> None:
                 say(later, f"out of date, as stage {stage} has to be done")
                 job.workdir.reopen(later)
         began = time.perf_counter()
-        step = STAGES[stage](job)
+        step = _run(job, stage)
         seconds = time.perf_counter() - began
         job.workdir.finish(stage, seconds, step)
         say(stage, f"took {format_seconds(seconds)}")
+
+
+def _run(job: Job, stage: str) -> int | None:
+    """One stage.
+
+    Raises:
+        InputError: its devices have too little memory; an `OutOfMemory` where that is for a smaller batch to mend.
+    """
+    if stage not in job.settings.training:
+        with memory_for(f"stage {stage}"):
+            return STAGES[stage](job)
+    try:
+        return STAGES[stage](job)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemory(stage, job.settings.training[stage].batch_size) from error

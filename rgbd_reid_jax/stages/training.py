@@ -8,7 +8,7 @@ import numpy as np
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.distributed import on_first, replicate
-from rgbd_reid_jax.core.errors import InputError, OutOfMemory
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
@@ -153,12 +153,7 @@ def _run(
     schedule = make_schedule(stage.optimizer, stage.steps)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
-        try:
-            train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, placed, given)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise OutOfMemory(name, stage.batch_size) from error
+        train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, placed, given)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best

@@ -19,6 +19,7 @@ from rgbd_reid_jax.core.errors import InputError
 
 # Where data are kept and how devices are shared out does not change what a run computes.
 _PLACES = ("data_dir", "manual_dir", "cache", "workers", "mesh")
+_ROUNDING = "evaluation.batch_size is "  # a difference of rounding alone, and a mend where memory is short
 
 
 class Workdir:
@@ -85,8 +86,8 @@ class Workdir:
             raise InputError(f"workdir {self.path} holds other files ({others[0]}, ...); choose an empty --workdir")
 
     def _begun(self) -> bool:
-        """Whether anything was computed here."""
-        return (self.path / "checkpoints").exists() or (self.path / "stages").exists()
+        """Whether anything was computed here; a stage that never came to a checkpoint leaves an empty folder."""
+        return (self.path / "stages").exists() or any(self.path.glob("checkpoints/*/*"))
 
     @by_first
     def claim(self, config: Mapping[str, Any]) -> None:
@@ -97,10 +98,12 @@ class Workdir:
         """
         path = self.path / "config.json"
         found = differences(files.read_json(path), plain(config)) if path.exists() else []
-        if found and self._begun():
+        refused = [one for one in found if not one.startswith(_ROUNDING)]
+        if refused and self._begun():
             raise InputError(
-                f"workdir {self.path} holds another configuration's run ({'; '.join(found[:3])}"
-                f"{'; ...' if len(found) > 3 else ''}); choose another --workdir"
+                f"workdir {self.path} holds another configuration's run ({'; '.join(refused[:3])}"
+                f"{'; ...' if len(refused) > 3 else ''}); choose another --workdir, where --reuse={self.path} takes "
+                "the finished training stages that fit"
             )
         if found or not path.exists():
             files.write_json(path, plain(config))

@@ -1,5 +1,6 @@
 """Joining a run of several processes, and what they say to each other there."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -16,6 +17,7 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import make_mesh
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 GOOD = {"RGBD_REID_COORDINATOR": "10.0.0.1:1234", "RGBD_REID_PROCESSES": "4", "RGBD_REID_PROCESS": "3"}
 
 
@@ -52,7 +54,7 @@ def test_wrong_variables_are_named(change, text):
 @pytest.mark.parametrize(
     ("method", "environment", "name"),
     [
-        ("slurm", {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}, "slurm"),
+        ("slurm", dict.fromkeys(SLURM, "1"), "slurm"),
         ("tpu", {}, "gcetpu"),
         ("tpu", {"TPU_WORKER_HOSTNAMES": "a,b"}, "gketpu"),
     ],
@@ -67,8 +69,7 @@ def test_clusters_are_those_that_jax_knows(method, environment, name):
 @pytest.mark.parametrize(
     ("method", "environment", "text"),
     [
-        ("slurm", {}, "--distributed=slurm, but SLURM_JOB_ID is not set: start each process with srun"),
-        ("slurm", {"SLURM_JOB_ID": "1"}, "SLURM_PROCID is not set"),
+        ("slurm", {}, "--distributed=slurm, but SLURM_JOB_ID, .*, SLURM_LOCALID are not set: start each process with"),
         ("kubernetes", {}, "KUBERNETES_SERVICE_HOST is not set"),
         ("kubernetes", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, r"pip install 'jax\[k8s\]'"),
     ],
@@ -76,6 +77,21 @@ def test_clusters_are_those_that_jax_knows(method, environment, name):
 def test_a_cluster_that_is_not_there_is_not_joined(method, environment, text):
     with pytest.raises(InputError, match=text):
         distributed.METHODS[method](environment)
+
+
+@pytest.mark.parametrize("missing", SLURM)
+def test_what_jax_reads_of_slurm_is_looked_for(monkeypatch, missing):
+    from jax._src.clusters.slurm_cluster import SlurmCluster
+
+    kept = {name: "1" for name in SLURM if name != missing}
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing, raising=False)
+    assert not SlurmCluster.is_env_present()
+    with pytest.raises(InputError, match=f"but {missing} is not set: start each process with srun"):
+        distributed.METHODS["slurm"](kept)
+    monkeypatch.setenv(missing, "1")
+    assert SlurmCluster.is_env_present()  # JAX wants no more
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "1.5"])
@@ -114,7 +130,7 @@ import sys
 from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.errors import InputError
 try:
-    distributed.start("env")
+    distributed.start(sys.argv[1])
 except InputError as error:
     sys.exit(f"error: {error}")
 import jax, numpy as np
@@ -123,7 +139,9 @@ index, mesh = jax.process_index(), mesh_lib.make_mesh()
 """
 
 
-def processes(program: str, count: int, *, started: int | None = None, **variables: str) -> list[tuple[int, str, str]]:
+def processes(
+    program: str, count: int, method: str = "env", *, started: int | None = None, **variables: str
+) -> list[tuple[int, str, str]]:
     """(exit status, output, errors) of the processes of a run, of which only some may be started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -131,11 +149,11 @@ def processes(program: str, count: int, *, started: int | None = None, **variabl
     kept = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
     kept |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": "."}
     kept |= {"RGBD_REID_COORDINATOR": f"127.0.0.1:{port}", "RGBD_REID_PROCESSES": str(count), **variables}
-    command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(program)]
+    command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(program), method]
     running = [
         subprocess.Popen(
             command,
-            env=kept | {"RGBD_REID_PROCESS": str(index)},
+            env=kept | dict.fromkeys(("RGBD_REID_PROCESS", "SLURM_PROCID", "SLURM_LOCALID"), str(index)),
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -174,7 +192,6 @@ def test_two_processes_are_one_run():
             raise AssertionError("must not return")
         except kind as error:
             assert ("no good" in str(error)) == (work is refuse)
-            assert isinstance(error, distributed.RelayedError) == (index == 1 and work is refuse)
 
     distributed.check_same({"code": "a", "data": "b"})
     try:
@@ -201,7 +218,15 @@ def test_two_processes_are_one_run():
         asked.append(vote(index == 1 and step >= 2))
     assert asked == [False, False, False, True, True, True], asked
     assert not distributed.StopVote(mesh).last(False) and distributed.StopVote(mesh).last(index == 0)
-    distributed.finish()
+
+    told, distributed._LEAVE_MS = [], 200
+    for _ in range(2 * index):  # an error of process 1 alone
+        distributed.leave(lambda: told.append("alone"))
+    assert told == ["alone"] * index
+    distributed._PREFIX, distributed._LEAVE_MS = "again", 20_000
+    distributed.leave(lambda: told.append("both"))
+    assert told == [["both"], ["alone"]][index]
+    assert distributed.jax_distributed.global_state.client is None
     """
     found = processes(program, 2)
     for index, (status, output, errors) in enumerate(found):
@@ -209,6 +234,24 @@ def test_two_processes_are_one_run():
         told = [line for line in output.splitlines() if line.startswith("process 1 on")]
         assert "has another data (1) than process 0 on" in told[0]
         assert "has another initial state (" in told[1]
+
+
+def test_two_tasks_of_a_slurm_step_meet():
+    first = 2**16 - 2**12  # JAX takes the port from here on, by the job's id
+    for job in range(2**12):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", first + job))
+            break
+    program = """
+    assert (jax.process_count(), jax.device_count()) == (2, 4)
+    rows = mesh_lib.shard_batch({"a": np.arange(4) + 4 * index}, mesh)["a"]
+    print(int(jax.jit(lambda rows: rows.sum())(rows)), distributed.on_first(lambda: f"of process {index}"))
+    distributed.finish()
+    """
+    nodes = "127.0.0.1,node[2-3]"  # the first is where the tasks meet
+    found = processes(program, 2, "slurm", SLURM_JOB_ID=str(job), SLURM_STEP_NODELIST=nodes, SLURM_NTASKS="2")
+    for status, output, errors in found:
+        assert (status, output.splitlines()[-1]) == (0, "28 of process 0"), errors
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -233,7 +276,7 @@ def test_one_that_nobody_joins_says_so_in_one_line(index):
 
 def test_devices_that_were_used_before_are_too_early():
     program = "import jax; jax.devices()"
-    command = [sys.executable, "-c", program + PREAMBLE]
+    command = [sys.executable, "-c", program + PREAMBLE, "env"]
     env = {**os.environ, **GOOD, "RGBD_REID_COORDINATOR": "127.0.0.1:1", "JAX_PLATFORMS": "cpu"}
     found = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 1

@@ -1,4 +1,4 @@
-"""What counts as a full disk."""
+"""What counts as a full disk, and as too little memory of a device."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rgbd_reid_jax import main
-from rgbd_reid_jax.core.errors import disk_full
+from rgbd_reid_jax.core.errors import InputError, disk_full, memory_for
 
 
 def no_space(path: str | None = None) -> OSError:
@@ -45,6 +45,18 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path):
 def test_other_errors_do_not():
     assert disk_full(PermissionError(errno.EACCES, "denied", "/data/x")) is None
     assert disk_full(ValueError("RESOURCE_EXHAUSTED: out of memory")) is None
+
+
+def test_too_little_memory_is_one_line_that_says_what_needs_it(too_large):
+    text = r"^stage x needs more memory than its devices have; take less$"
+    with pytest.raises(InputError, match=text), memory_for("stage x", "take less"):
+        too_large()
+
+
+@pytest.mark.parametrize("text", ["INVALID_ARGUMENT: shapes", "RESOURCE_EXHAUSTED: No space left on device"])
+def test_other_errors_are_no_lack_of_memory(text):
+    with pytest.raises(RuntimeError, match=text), memory_for("stage x"):
+        raise RuntimeError(text)
 
 
 def test_main_says_it_in_one_line(monkeypatch, capsys):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.evaluation import compare
 from rgbd_reid_jax.evaluation.compare import Compared, Comparison
@@ -173,6 +174,29 @@ def test_devices_share_the_ranking_and_change_nothing(made, mesh_of, monkeypatch
     one, eight = (of_kind.comparison(3, mesh=mesh_of(count))(of_kind.sets, "rgb", "depth") for count in (1, 8))
     np.testing.assert_array_equal(eight.ap, one.ap)
     assert seen == [1, 8]
+
+
+def test_devices_share_the_pairs(made, mesh_of, monkeypatch):
+    of_kind, found = made("middle"), []
+    monkeypatch.setattr(compare, "rerank_top", lambda *sides, batch, **_: (sides[4], batch))
+    monkeypatch.setattr(compare, "_PAIRS", 13)
+    for count in (1, 8):
+        distance, batch = of_kind.comparison(3, mesh=mesh_of(count))(of_kind.sets, "rgb", "depth")
+        assert batch == {1: 13, 8: 16}[count]
+        found.append(distance(np.arange(batch), np.arange(batch) % 8))
+        assert found[-1].sharding.device_set == set(jax.devices()[:count])
+        assert {shard.data.shape for shard in found[-1].addressable_shards} == {(batch // count,)}
+    np.testing.assert_allclose(found[1][:13], found[0], rtol=1e-5)
+    assert np.ptp(found[0]) > 0.01  # pairs differ, so their order shows
+
+
+def test_too_little_memory_for_the_ranking_is_one_line(made, too_large, monkeypatch):
+    of_kind = made("middle")
+    for name in ("rank", "rerank_top"):
+        monkeypatch.setattr(compare, name, too_large)
+    for top_k in (0, 3):
+        with pytest.raises(InputError, match=r"^ranking depth images for rgb images needs more memory than"):
+            of_kind.comparison(top_k)(of_kind.sets, "rgb", "depth")
 
 
 def test_pairs_come_in_batches_of_one_size(made, monkeypatch):

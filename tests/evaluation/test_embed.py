@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.frames import CachedFrames, DeviceFrames, Frames, read_split, subset
 from rgbd_reid_jax.data.inputs import InputSpec
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Embedder, Encoder, labelled
@@ -49,6 +50,39 @@ def test_ragged_batches_equal_frames_one_by_one(network, frames, mesh_of, modali
     expected = one_by_one(network, encoder, frames)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.01  # frames differ, so their order shows
+
+
+@pytest.mark.parametrize("kind", [CachedFrames, DeviceFrames])
+def test_the_ragged_batch_too_lies_on_all_devices(network, make_frames, mesh_of, monkeypatch, kind):
+    embedder, seen = Embedder(encoder_of(network, "depth"), 8, mesh_of(8)), []
+    embed = embedder._embed
+    monkeypatch.setattr(embedder, "_embed", lambda *arguments: seen.append(arguments) or embed(*arguments))
+    embedder(*network[1:], frames=make_frames(13, kind=kind))
+    assert len(seen) == 2  # eight frames, and five with three that pad them
+    for params, _, batch, _ in seen:
+        for rows in batch.values():
+            assert rows.sharding.device_set == set(jax.devices())
+            assert [shard.data.shape[0] for shard in rows.addressable_shards] == [1] * 8
+        assert all(leaf.sharding.device_set == set(jax.devices()) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "mend"),
+    [
+        (13, 1, "say --config.evaluation.batch_size=6"),
+        (24, 8, "say --config.evaluation.batch_size=8"),
+        (3, 8, "choose a smaller network"),
+    ],
+)
+def test_too_little_memory_names_the_setting_that_takes_less(
+    network, frames, mesh_of, monkeypatch, too_large, batch_size, devices, mend
+):
+    embedder = Embedder(encoder_of(network, "depth"), batch_size, mesh_of(devices))
+    monkeypatch.setattr(embedder, "_embed", too_large)
+    taken = -(-batch_size // devices) * devices
+    text = f"^embedding depth with evaluation.batch_size={taken} needs more memory than its devices have; {mend}"
+    with pytest.raises(InputError, match=text):
+        embedder(*network[1:], frames=frames)
 
 
 def test_normalised_embeddings_have_unit_length(network, frames, mesh_of):

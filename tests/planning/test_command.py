@@ -76,6 +76,7 @@ def test_a_plan_for_a_reader(tiny_model, capsys, monkeypatch):
     assert "stage teacher on attached: 8 x test, float32" in words
     assert "batch          64 rows, 8 a chip" in words
     assert "6 identities, 48 frames: its config" in words
+    assert f"\n{'':<17}a run refuses 16 people times 4 frames of 6 people\n" in words
     assert "arguments 1 MB + temporaries 8 MB + program 0 B = 9 MB of 1 GB (1 %), a chip" in words
     assert "1 a step, 8 MB; 0 asynchronous; 1 stem from batch norms, 2 ms" in words
     assert "1 x all-reduce f32 over data, 8 MB each" in words

@@ -1,27 +1,24 @@
-"""A training step that is too large for its devices: one line with a batch that fits them."""
+"""What is too large for the devices of a run: one line, of a training stage with a batch that fits them."""
 
 import re
 
-import jax
 import pytest
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.planning import fitting, program
-from rgbd_reid_jax.stages import training
+from rgbd_reid_jax.stages import table, training
+from rgbd_reid_jax.stages.workdir import Workdir
 
 TEACHER = "--config.training.teacher"
 _LIMIT = 16.0e6  # bytes of one of eight devices: 16 rows take 15.4 MB, 24 take 16.5
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys, tmp_path, tiny_data_dir):
-    """The line that a run ends with whose first step finds no memory, on devices with `limit` bytes."""
+def refused(monkeypatch, capsys, tmp_path, tiny_data_dir, too_large):
+    """The line that a run ends with whose teacher finds no memory at a `place`, on devices with `limit` bytes."""
 
-    def too_large(*_, **__):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
-
-    def run(limit, *arguments):
-        monkeypatch.setattr(training, "train", too_large)
+    def run(limit, *arguments, place="train"):
+        monkeypatch.setattr(training, place, too_large)
         monkeypatch.setattr(fitting, "memory_of", lambda devices: limit)
         words = ["main", "--config=configs/distill.py", "--config.dataset.config=tiny", f"--workdir={tmp_path / 'run'}"]
         words += [f"--config.dataset.data_dir={tiny_data_dir}", f"{TEACHER}.batch_size=48"]
@@ -64,6 +61,26 @@ def test_the_batch_that_fits_is_named(refused, monkeypatch, limit, arguments, wo
     assert all(word in line for word in words), line
     assert all(batch % 8 == 0 and batch < 48 for batch in tried)  # of eight devices
     assert bool(tried) == (limit is not None)
+
+
+def test_the_initial_state_may_be_what_is_too_large(refused, monkeypatch):
+    fake_program(monkeypatch)
+    _, line = refused(3.0e9, f"{TEACHER}.sampling.name=shuffle", place="create_state")
+    assert "a batch of 16 fits: --config.training.teacher.batch_size=16" in line
+
+
+def test_the_same_workdir_takes_the_batch_that_fits(refused, monkeypatch, tmp_path):
+    fake_program(monkeypatch)
+    refused(3.0e9, f"{TEACHER}.sampling.name=shuffle")
+    with Workdir(tmp_path / "run") as workdir:
+        workdir.claim({"seed": 5})  # another configuration: nothing was computed
+
+
+def test_another_stage_is_named_without_a_batch(monkeypatch, capsys, tmp_path, too_large):
+    monkeypatch.setitem(table.STAGES, "evaluation", too_large)
+    assert cli.run(["main", "--config=configs/distill.py", f"--workdir={tmp_path}", "--stages=evaluation"]) == 2
+    words = "error: stage evaluation needs more memory than its devices have; end other programs that use them, or"
+    assert capsys.readouterr().err.startswith(words)
 
 
 def test_by_the_compilers_own_count(refused):

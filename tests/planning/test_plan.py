@@ -1,12 +1,16 @@
 """What one chip of a slice does by itself, and what is compiled only once."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.data.sampling import Sampling, batch_rows
 from rgbd_reid_jax.planning import plan as planning
-from rgbd_reid_jax.planning.program import Program
+from rgbd_reid_jax.planning.program import Data, Program, lacking
 from rgbd_reid_jax.planning.topology import Chip, Slice
 from rgbd_reid_jax.stages.settings import parse_settings
 
@@ -62,6 +66,32 @@ def test_what_was_compiled_is_not_compiled_again(compiled):
     for count in (8, 4, 8):
         planner.plan("teacher", where(count))
     assert compiled == [(8, 128, 1, 4), (1, 16, 1, 1), (4, 64, 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "batch", "text"),
+    [
+        (Sampling(), 120, ""),
+        (Sampling(), 121, "a run refuses 121 rows of 120 frames"),
+        (Sampling("pk", 10, 12), 120, ""),
+        (Sampling("pk", 11, 4), 44, "a run refuses 11 people times 4 frames of 10 people"),
+        (Sampling("pk", 5, 13), 65, "a run repeats frames: it draws 5 people times 13 frames, and a person has 12 on"),
+    ],
+)
+def test_a_batch_beyond_the_data_is_told_as_a_run_has_it(sampling, batch, text):
+    settings, data = settings_of(batch_size=batch), Data(10, 120, 8, 8, "")
+    stage = dataclasses.replace(settings.training["teacher"], sampling=sampling)
+    settings = dataclasses.replace(settings, training={"teacher": stage})
+    found = lacking(settings, "teacher", batch, data)
+    assert found.startswith(text)
+    assert bool(found) == bool(text)
+    labels = {"person_id": np.arange(120) % 10, "camera_id": np.zeros(120, int)}
+    if "refuses" in text:
+        with pytest.raises(InputError, match="exceeds the"):
+            batch_rows(sampling, labels, batch, 0)
+    else:
+        rows = np.asarray(batch_rows(sampling, labels, batch, 0)[0])
+        assert (len(np.unique(rows)) < batch) == ("repeats" in text)
 
 
 def test_parts_of_a_batch_have_to_be_equal():

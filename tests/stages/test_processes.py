@@ -6,6 +6,7 @@ The two share parameters out (`fsdp`), each among two of its devices; the one pr
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from rgbd_reid_jax.metrics.embeddings import Embeddings
 
 pytestmark = pytest.mark.slow
 REPOSITORY = pathlib.Path(__file__).parents[2]
+MAIN = ("-m", "rgbd_reid_jax.main")
 STEPS = 20
 # With this rate rounding stays rounding: larger steps let units switch on in one run and not in the other.
 SMALL = [
@@ -162,41 +164,61 @@ def test_a_signal_to_one_process_stops_all_and_the_next_run_ends_with_the_same_b
     assert steps == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "text"),
-    [
-        (
-            ["--workdir=a"],
-            ["--workdir=b"],
-            "(b, not shared) than process 0",
-        ),
-        (["--workdir=a"], ["--workdir=a", "--config.seed=5"], "has another configuration ("),
-    ],
-)
-def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, theirs, text):
+def pair_of(
+    cwd: pathlib.Path, commands: list[tuple[list[str], dict[str, str]]], program: tuple[str, ...] = MAIN
+) -> list[tuple[int, str]]:
+    """(exit status, errors) of two processes of one run, each with arguments and an environment of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    config = f"--config={REPOSITORY / 'configs' / 'attention.py'}"
     running = []
-    for index, arguments in enumerate((ours, theirs)):
-        variables = {"RGBD_REID_COORDINATOR": f"127.0.0.1:{port}", "RGBD_REID_PROCESSES": "2"}
-        config = f"--config={REPOSITORY / 'configs' / 'attention.py'}"
-        command = [sys.executable, "-m", "rgbd_reid_jax.main", *SMALL[1:], config, *arguments, "--distributed=env"]
-        running.append(
-            subprocess.Popen(
-                command,
-                cwd=tmp_path,
-                env=env | variables | {"RGBD_REID_PROCESS": str(index)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    for index, (arguments, env) in enumerate(commands):
+        own = {"RGBD_REID_COORDINATOR": f"127.0.0.1:{port}", "RGBD_REID_PROCESSES": "2"}
+        own |= {"RGBD_REID_PROCESS": str(index)}
+        command = [sys.executable, *program, *SMALL[1:], config, *arguments, "--distributed=env"]
+        running.append(subprocess.Popen(command, cwd=cwd, env=env | own, stderr=subprocess.PIPE, text=True))
     try:
-        _, errors = running[0].communicate(timeout=60)
-        assert running[0].returncode == 2
-        assert text in errors
-        assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
+        return [(process.wait(120), process.communicate()[1]) for process in running]
     finally:
         for process in running:
             process.kill()
-            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "text"),
+    [
+        (["--workdir=a"], ["--workdir=b"], "has another workdir (b, not shared) than process 0"),
+        (["--workdir=a"], ["--workdir=a", "--config.seed=5"], "has another configuration ("),
+        (["--workdir=a"], ["--workdir=a"], "has another code ("),
+    ],
+)
+def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, theirs, text):
+    other = env
+    if "code" in text:
+        for package in ("rgbd_reid_jax", "tfds_builders"):
+            shutil.copytree(REPOSITORY / package, tmp_path / "code" / package)
+        with (tmp_path / "code" / "rgbd_reid_jax" / "main.py").open("a") as file:
+            file.write("# another version\n")
+        other = env | {"PYTHONPATH": str(tmp_path / "code")}
+    first, second = pair_of(tmp_path, [(ours, env), (theirs, other)])
+    assert (first[0], second[0]) == (2, 2)
+    assert text in first[1]
+    told = [line for _, errors in (first, second) for line in errors.splitlines() if "error: " in line]
+    assert len(told) == 1  # process 0 speaks for both
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_too_little_memory_in_all_processes_is_one_line_of_one_of_them(env, tmp_path):
+    (tmp_path / "large.py").write_text(
+        "import runpy, jax, jax.numpy as jnp\n"
+        "from rgbd_reid_jax.stages import training\n"
+        "training.train = lambda *_, **__: jax.block_until_ready(jnp.zeros(1 << 47, jnp.uint8))\n"
+        "runpy.run_module('rgbd_reid_jax.main', run_name='__main__', alter_sys=True)\n"
+    )
+    commands = [(["--workdir=a", "--stages=teacher"], env | {"GLIBC_TUNABLES": ""})] * 2  # set: no second start
+    (status, first), (other, second) = pair_of(tmp_path, commands, ("large.py",))
+    assert (status, other) == (2, 2)
+    assert first.startswith("error: stage teacher with training.teacher.batch_size=8 needs more memory than its dev")
+    assert "error:" not in second

@@ -47,14 +47,15 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
     assert (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("begun", ["stages", "checkpoints", None])
+@pytest.mark.parametrize("begun", ["stages", "checkpoints/teacher/10", None])
 def test_another_configuration_is_refused_once_something_was_computed(tmp_path, begun):
     with Workdir(tmp_path) as workdir:
         workdir.claim({"seed": 0, "dataset": {"name": "people", "data_dir": "here"}})
         workdir.claim({"seed": 0, "dataset": {"name": "people", "data_dir": "there"}})  # places may change
         other = {"seed": 1, "dataset": {"name": "people"}}
+        (tmp_path / "checkpoints" / "teacher").mkdir(parents=True)  # a stage that found no memory leaves it empty
         if begun:
-            (tmp_path / begun).mkdir()
+            (tmp_path / begun).mkdir(parents=True)
             with pytest.raises(InputError, match=r"another configuration's run \(seed is 0 there, 1 here\)"):
                 workdir.claim(other)
         else:
@@ -62,13 +63,23 @@ def test_another_configuration_is_refused_once_something_was_computed(tmp_path, 
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == (0 if begun else 1)
 
 
-@pytest.mark.parametrize("begun", ["stages", "checkpoints", None])
+def test_frames_embedded_at_once_may_change(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim({"evaluation": {"batch_size": 64, "splits": ["test"]}})
+        (tmp_path / "stages").mkdir()
+        workdir.claim({"evaluation": {"batch_size": 32, "splits": ["test"]}})
+        assert json.loads((tmp_path / "config.json").read_text())["evaluation"]["batch_size"] == 32
+        with pytest.raises(InputError, match=r"\(evaluation\.splits is \['test'\] there, \[\] here\); choose another"):
+            workdir.claim({"evaluation": {"batch_size": 16, "splits": []}})
+
+
+@pytest.mark.parametrize("begun", ["stages", "checkpoints/teacher/10", None])
 def test_other_data_are_refused_once_something_was_computed(tmp_path, begun):
     with Workdir(tmp_path) as workdir:
         workdir.claim({})
         workdir.claim_dataset("people/tiny/1.0.0", "abc")
         if begun:
-            (tmp_path / begun).mkdir()
+            (tmp_path / begun).mkdir(parents=True)
             workdir.claim_dataset("people/tiny/1.0.0", "abc")
             with pytest.raises(InputError, match=r"other data \(fingerprint is 'abc' there, 'xyz' here\)"):
                 workdir.claim_dataset("people/tiny/1.0.0", "xyz")
