@@ -5,12 +5,13 @@ No augmentation, no loader. Speaks as `server.py` says.
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from server import serve
+from server import resident_peak, serve
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.mesh import make_mesh, replicated, shard_batch, shardings
@@ -22,14 +23,19 @@ from rgbd_reid_jax.training.loop import compiled_step
 from rgbd_reid_jax.training.state import create_state
 
 
-def main() -> None:
-    """Serves one case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", type=json.loads)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--people", type=int, required=True)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
-    options = parser.parse_args()
+def peak_bytes() -> int:
+    """Of the first device's memory; of a CPU, the process's."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use") or resident_peak()
+
+
+def work(compiled: Any) -> dict[str, float]:
+    """What XLA counts in a program of one device: operations, and the bytes of all operands and results."""
+    cost = compiled.cost_analysis() or {}
+    return {name: cost[key] for name, key in (("flops", "flops"), ("bytes", "bytes accessed")) if key in cost}
+
+
+def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """What takes one step, and facts about it."""
     case: Any = options.case
     stage = "teacher" if case["kind"] == "embed" else case["kind"]
     words = [
@@ -68,8 +74,8 @@ def main() -> None:
         model = step.network.without_classifier()
         weights = ({name: part for name, part in weights[0].items() if name != "classifier"}, weights[1])
         embed = jax.jit(lambda params, stats, images: model.embed(params, stats, images, "rgb"))
-        serve(lambda: embed(*weights, images), jax.block_until_ready, **facts)
-        return
+        embed = embed.lower(*weights, images).compile()
+        return lambda: embed(*weights, images), facts | work(embed)
     trainable, frozen, running = parted(settings.training[stage], params)
     state = create_state(jax.random.key(1), trainable, frozen, batch_stats, step.optimizer)
     place = shardings(state, mesh)
@@ -81,12 +87,24 @@ def main() -> None:
         given["teacher"] = jax.device_put((params, batch_stats), replicated(mesh))
     rows = shard_batch({name: batch[name] for name in names}, mesh)
     function = compiled_step(step.objective(running), step.optimizer, state, mesh)
+    function = function.lower(holder["state"], rows, given=given).compile()
 
     def one() -> Any:
         holder["state"], figures = function(holder["state"], rows, given=given)
         return figures
 
-    serve(one, jax.block_until_ready, **facts, trainable=sum(leaf.size for leaf in jax.tree.leaves(trainable)))
+    return one, facts | work(function) | {"trainable": sum(leaf.size for leaf in jax.tree.leaves(trainable))}
+
+
+def main() -> None:
+    """Serves one case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", type=json.loads)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--people", type=int, required=True)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
+    step, facts = make(parser.parse_args())
+    serve(step, jax.block_until_ready, peak_bytes, **facts)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(step: Callable[[], Any], wait: Callable[[Any], None], **facts: Any) -> None:
+def resident_peak() -> int:
+    """The most bytes that this process has had in the machine's memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def serve(
+    step: Callable[[], Any], wait: Callable[[Any], None], peak: Callable[[], int] = resident_peak, **facts: Any
+) -> None:
     """Answers each line of standard input, a number of steps, with {"seconds": ...} as one JSON line.
 
     Args:
         step: takes one step; what it returns is handed to `wait`.
         wait: returns once that is computed.
+        peak: the most bytes that were in use until now, of the device's memory where it has its own.
         facts: printed first, with the seconds that the first step took.
     """
     began = time.perf_counter()
@@ -28,5 +36,4 @@ def serve(step: Callable[[], Any], wait: Callable[[Any], None], **facts: Any) ->
             result = step()
         wait(result)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak()}), flush=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from server import serve
+from server import resident_peak, serve
 from torch import nn
 from torch.nn import functional
 from torch_resnet import WIDTHS, ResNet
@@ -152,7 +152,10 @@ def main() -> None:
         torch._dynamo.reset()
     assert best is not None, tried
     facts = {"torch": torch.__version__, "variant": best.name, "tried": tried, "trainable": best.trainable}
-    serve(best.step, best.wait, **facts)
+    del variant
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # the variants that lost took theirs
+    serve(best.step, best.wait, torch.cuda.max_memory_allocated if device.type == "cuda" else resident_peak, **facts)
 
 
 if __name__ == "__main__":

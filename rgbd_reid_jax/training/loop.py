@@ -3,8 +3,9 @@
 Two invariants. The state after step n depends on the configuration, the data and n alone: batches are a
 function of the position, random numbers of (key, step). On a CPU with the same number of cores and devices
 that holds bit for bit; another number sums in another order, so it changes the rounding, and an
-accelerator repeats itself as far as its own operations do. And no step waits for the host: it has the next
-step's batch and program ready one step ahead, and reads no figure of the step that is under way unless a line is due.
+accelerator repeats itself as far as its own operations do. And no step waits for the host: the host hands out each
+step while the one before is under way, and reads that one's figures only then. A step that is validated or saved is
+waited for first, so nothing that is not finite is kept.
 """
 
 import dataclasses
@@ -158,33 +159,29 @@ def train(
     state, start = _latest(checkpoints, state, iterator, mesh)
     record.rewind(plan.stage, start)
     step_fn = compiled_step(objective, optimizer, state, mesh)
-    progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.images)
-    waiting = DataWait()
-    before: Any = None
+    log = _Log(plan, start, record)
     vote, stopping = StopVote(mesh), False
     with StopRequest() as stop, record:
         for done in range(start + 1, plan.steps + 1):
             if _out_of_patience(plan, done - 1, checkpoints):
                 break
-            state, figures = step_fn(state, shard_batch(waiting.next(iterator), mesh), placed, given)
-            jax.block_until_ready(before)  # one step ahead of the devices, no more: batches would pile up on them
-            if before is not None:
-                _check_finite(plan, done - 1, before)
-            before = figures
+            state, figures = step_fn(state, shard_batch(log.waiting.next(iterator), mesh), placed, given)
+            log.settle()  # one step ahead of the devices, no more: batches would pile up on them
+            evaluating = done % plan.evaluate_every == 0 or done == plan.steps
+            due = evaluating or done % plan.log_every == 0
+            log.add(done, figures, schedule(done - 1) if due else None)
             if done == start + 1:
                 jax.block_until_ready(state.step)
-                progress.restart(done)  # the rate is that of training steps, without compilation
-                waiting.restart()
-            evaluating = done % plan.evaluate_every == 0 or done == plan.steps
-            if evaluating or done % plan.log_every == 0:
-                _log(plan, done, figures, float(np.asarray(schedule(done - 1))), progress, record, waiting)
+                log.progress.restart(done)  # the rate is that of training steps, without compilation
+                log.waiting.restart()
             if evaluating:
-                with progress.paused():
+                log.settle()
+                with log.progress.paused():
                     _validate(plan, done, state, evaluate, checkpoints, record, iterator)
-                waiting.restart()
+                log.waiting.restart()
             stopping = vote(stop.requested)
             if stopping:
-                _check_finite(plan, done, figures)
+                log.settle()
                 checkpoints.save(done, state, iterator.get_state())
                 break
         checkpoints.wait()
@@ -211,7 +208,7 @@ def _out_of_patience(plan: Plan, done: int, checkpoints: Checkpoints) -> bool:
 
 
 class DataWait:
-    """The share of its time that the loop waits for the next batch."""
+    """The share of its time that the loop waits for the next batch, since the last line."""
 
     def __init__(self):
         self.restart()
@@ -221,16 +218,15 @@ class DataWait:
         began = time.perf_counter()
         batch = next(iterator)
         self._waited += time.perf_counter() - began
-        self._count += 1
         return batch
 
-    def share(self) -> float | None:
-        """From 0 to 1, since the start; None where no batch was taken since then."""
-        return self._waited / max(time.perf_counter() - self._began, 1e-9) if self._count else None
+    def share(self) -> float:
+        """From 0 to 1, since the start."""
+        return self._waited / max(time.perf_counter() - self._began, 1e-9)
 
     def restart(self) -> None:
         """Measures from now on."""
-        self._began, self._waited, self._count = time.perf_counter(), 0.0, 0
+        self._began, self._waited = time.perf_counter(), 0.0
 
 
 def _latest(
@@ -246,39 +242,62 @@ def _latest(
     return state, step
 
 
-def _check_finite(plan: Plan, done: int, figures: Mapping[str, Any]) -> None:
-    """Raises InputError if a step went wrong; none is saved before it passes here."""
-    for name in ("loss", "gradient_norm"):
-        value = float(np.asarray(figures[name]))
-        if not math.isfinite(value):
-            raise InputError(
-                f"the {name.replace('_', ' ')} is {value} at step {done} of stage {plan.stage}; "
-                "lower its learning rate and start again in another workdir"
-            )
+class _Log:
+    """Figures of the steps, read late: the devices then have the next step to do.
 
+    Attributes:
+        progress: prints lines.
+        waiting: measures the wait for batches.
+    """
 
-def _log(
-    plan: Plan,
-    done: int,
-    figures: Mapping[str, Any],
-    rate: float,
-    progress: Progress,
-    record: Record,
-    waiting: DataWait,
-) -> None:
-    _check_finite(plan, done, figures)
-    values = {name: float(np.asarray(value)) for name, value in figures.items()}
-    shown: dict[str, Any] = {
-        name: value for name, value in values.items() if name != "gradient_norm" and "/" not in name
-    }
-    speed, share = progress.rate(done), waiting.share()
-    timed = {}
-    if speed is not None and share is not None:
-        timed = {"images_per_s": speed, "data_wait": share}
-        shown["data_wait"] = f"{100 * share:.1f} %"
-    waiting.restart()
-    progress.update(done, **shown)
-    record.write(plan.stage, done, {**values, "learning_rate": rate, **timed})
+    def __init__(self, plan: Plan, start: int, record: Record):
+        self.progress = Progress(plan.stage, plan.steps, start=start, items_per_unit=plan.images)
+        self.waiting = DataWait()
+        self._plan, self._record = plan, record
+        self._pending: tuple[int, Mapping[str, Any], Any] | None = None
+
+    def add(self, done: int, figures: Mapping[str, Any], rate: Any) -> None:
+        """A step that was handed to the devices; its learning rate where its line is due, else None.
+
+        A device may have the rate to compute as well: it is handed over before the next step, so it waits for none.
+        """
+        self._pending = done, figures, rate
+
+    def settle(self) -> None:
+        """Waits for the step that was added last, unless it is settled, and writes its line if that is due.
+
+        Raises:
+            InputError: the step went wrong; none is saved before it passes here.
+        """
+        if self._pending is None:
+            return
+        (done, figures, rate), self._pending = self._pending, None
+        jax.block_until_ready(figures)
+        for name in ("loss", "gradient_norm"):
+            value = float(np.asarray(figures[name]))
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the {name.replace('_', ' ')} is {value} at step {done} of stage {self._plan.stage}; "
+                    "lower its learning rate and start again in another workdir"
+                )
+        if rate is not None:
+            self._write(done, {**figures, "learning_rate": rate})
+
+    def _write(self, done: int, figures: Mapping[str, Any]) -> None:
+        values: dict[str, float] = {name: float(np.asarray(value)) for name, value in figures.items()}
+        shown: dict[str, Any] = {
+            name: value
+            for name, value in values.items()
+            if name not in ("gradient_norm", "learning_rate") and "/" not in name
+        }
+        speed = self.progress.rate(done)
+        if speed is not None:
+            share = self.waiting.share()
+            values |= {"images_per_s": speed, "data_wait": share}
+            shown["data_wait"] = f"{100 * share:.1f} %"
+        self.waiting.restart()
+        self.progress.update(done, **shown)
+        self._record.write(self._plan.stage, done, values)
 
 
 def _validate(
