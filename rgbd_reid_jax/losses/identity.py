@@ -9,7 +9,7 @@ def identity_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     """Mean cross-entropy of the identity classifier, with label smoothing.
 
     Args:
-        logits: float32 [B, C].
+        logits: float [B, C], compared in float32.
         labels: int32 [B] in 0..C-1.
         smoothing: probability mass spread evenly over all classes, in [0, 1).
 
@@ -17,7 +17,7 @@ def identity_loss(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         float32 scalar, nats.
     """
     targets = jax.nn.one_hot(labels, logits.shape[1])
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)).mean()
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), optax.smooth_labels(targets, smoothing)).mean()
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -153,7 +153,7 @@ def train(
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last finished step is saved.
-        InputError: the loss or its gradient is not finite; the last good checkpoint stays.
+        InputError: the loss or its gradient is not finite, or a validation fails; the last good checkpoint stays.
     """
     iterator = iter(batches)
     state, start = _latest(checkpoints, state, iterator, mesh)
@@ -309,7 +309,11 @@ def _validate(
     record: Record,
     iterator: grain.DatasetIterator,
 ) -> None:
-    figures = evaluate(merge(state.trainable, state.frozen), state.batch_stats)
+    try:
+        figures = evaluate(merge(state.trainable, state.frozen), state.batch_stats)
+    except InputError as error:  # an update can spoil weights whose loss was finite
+        error.args = (f"validation at step {done} of stage {plan.stage}: {error}",)
+        raise
     record.write(plan.stage, done, figures)
     if plan.score and plan.score not in figures:
         raise InputError(f"training.{plan.stage}.score={plan.score!r} is unknown; choose one of: {', '.join(figures)}")

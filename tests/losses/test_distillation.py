@@ -61,7 +61,14 @@ REFERENCES = {
     "contrastive": info_nce,
 }
 _NAMES = sorted(REFERENCES)
-_VALUE_AND_GRADIENT = {name: jax.jit(jax.value_and_grad(loss)) for name, loss in DISTILLATION_LOSSES.items()}
+# With a row of zeros in the bank.
+_BANK = np.concatenate([np.random.default_rng(6).normal(1, 2, (9, 4)), np.zeros((1, 4))]).astype(np.float32)
+_EVERY = {
+    **DISTILLATION_LOSSES,
+    "bank_similarity": lambda student, target, _: bank_similarity(student, target, jnp.asarray(_BANK)),
+    "logits": lambda student, target, _: logits_divergence(student, target),
+}
+_VALUE_AND_GRADIENT = {name: jax.jit(jax.value_and_grad(loss)) for name, loss in _EVERY.items()}
 
 
 @pytest.fixture(scope="module")
@@ -121,22 +128,34 @@ def test_contrastive_by_hand():
     assert float(contrastive(student, student, jnp.zeros(3, jnp.int32))) == 0.0
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", sorted(_EVERY))
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_awkward_rows_give_finite_values_and_gradients(pair, name, dtype):
+@pytest.mark.parametrize("identity", [_IDENTITY, 0 * _IDENTITY], ids=["people", "one person"])
+def test_awkward_rows_give_finite_values_and_gradients(pair, name, dtype, identity):
     zero, ones = np.zeros_like(pair[0]), np.ones_like(pair[0])
     zero_row = pair[0].copy()
     zero_row[:2] = 0
     cases = [(zero, pair[1]), (pair[0], zero), (zero, zero), (ones, pair[1]), (ones, ones), (zero_row, pair[1])]
     cases += [tuple(one * scale for one in pair) for scale in (1e-20, 1e-8, 1e6)] + [(pair[0], pair[0])]
     for student, target in cases:
-        value, gradient = _VALUE_AND_GRADIENT[name](*(jnp.asarray(one, dtype) for one in (student, target)), _IDENTITY)
+        value, gradient = _VALUE_AND_GRADIENT[name](*(jnp.asarray(one, dtype) for one in (student, target)), identity)
         assert value.dtype == jnp.float32
+        assert gradient.dtype == dtype
         assert np.isfinite(float(value))
         assert np.isfinite(np.asarray(gradient, np.float32)).all()
-    if name != "contrastive":  # of equal embeddings, the last case
+    if name != "contrastive" or not identity.any():  # of equal embeddings, the last case
         assert float(value) == pytest.approx(0.0, abs=1e-6)
         np.testing.assert_allclose(np.asarray(gradient, np.float32), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(_EVERY))
+def test_bfloat16_is_compared_in_float32(pair, name):
+    student, target = (jnp.asarray(one, jnp.bfloat16) for one in pair)
+    value, gradient = _VALUE_AND_GRADIENT[name](student, target, _IDENTITY)
+    expected, slopes = _VALUE_AND_GRADIENT[name](*(one.astype(jnp.float32) for one in (student, target)), _IDENTITY)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    scale = float(jnp.abs(slopes).max())
+    np.testing.assert_allclose(np.asarray(gradient, np.float32), slopes, rtol=0.01, atol=1e-3 * scale)
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -156,14 +175,14 @@ def test_batches_too_small_for_relations_are_finite(pair, name, rows):
         np.testing.assert_array_equal(np.asarray(gradient), 0.0)
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", sorted(_EVERY))
 def test_nan_is_not_hidden(pair, name):
     student = pair[0].copy()
     student[3, 1] = np.nan
     assert np.isnan(float(_VALUE_AND_GRADIENT[name](student, pair[1], _IDENTITY)[0]))
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", sorted(_EVERY))
 def test_batch_is_global_on_eight_devices(pair, name, mesh_of):
     value, gradient = _VALUE_AND_GRADIENT[name](*pair, _IDENTITY)
     shards = (jax.device_put(one, batch_sharding(mesh_of(8))) for one in (*pair, _IDENTITY))

@@ -60,6 +60,21 @@ def test_large_logits_stay_finite():
     assert np.isfinite(_gradient(logits, jnp.asarray([1]), 0.1)).all()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_bfloat16_is_compared_in_float32(batch, smoothing):
+    """A batch of one person, equal rows and rows of zeros, too."""
+    logits, labels = batch
+    for rows, people in ((logits, labels), (logits, 0 * labels), (np.ones_like(logits), labels), (0 * logits, labels)):
+        half = jnp.asarray(rows, jnp.bfloat16)
+        loss, slopes = identity_loss(half, people, smoothing), _gradient(half, people, smoothing)
+        assert loss.dtype == jnp.float32
+        assert slopes.dtype == jnp.bfloat16
+        exact = half.astype(jnp.float32)
+        assert float(loss) == pytest.approx(float(identity_loss(exact, people, smoothing)), rel=1e-6)
+        expected = _gradient(exact, people, smoothing)
+        np.testing.assert_allclose(np.asarray(slopes, np.float32), expected, rtol=0.01, atol=1e-4)
+
+
 def test_accuracy_by_hand():
     logits = jnp.asarray([[1.0, 2.0], [3.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
     found = identity.accuracy(logits, jnp.asarray([1, 1, 1, 0]))

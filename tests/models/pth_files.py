@@ -1,4 +1,5 @@
-"""Writes `.pth` files as `torch.save` does, without PyTorch: the zip archive, and the older sequence of pickles."""
+"""Published weights, and `.pth` files as `torch.save` writes them, without PyTorch: the zip archive, and the older
+sequence of pickles."""
 
 import collections
 import io
@@ -11,8 +12,10 @@ import zipfile
 from typing import Any
 from unittest import mock
 
+import jax
 import numpy as np
 
+NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _KINDS = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -52,6 +55,34 @@ class _Pickler(pickle.Pickler):
         # A storage is what lies in memory, in its order.
         flat = np.lib.stride_tricks.as_strided(obj, (obj.size,), (obj.itemsize,)).copy()
         return _REBUILD, (_Storage(flat), 0, obj.shape, strides, False, collections.OrderedDict())
+
+
+class Trap:
+    """Makes a file when it is unpickled as pickles usually are."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self._path,)
+
+
+def published(params: Any, batch_stats: Any) -> dict[str, np.ndarray]:
+    """Our backbone under torchvision's names, written out by hand, with arrays that differ everywhere."""
+    random = np.random.default_rng(0)
+    state = {}
+    for kind in (params["backbone"], batch_stats["backbone"]):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(kind):
+            *layers, last = [key.key for key in path]
+            value = random.normal(size=leaf.shape).astype(np.float32)
+            name = ".".join(layers).replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+            if name.startswith("layer"):
+                name = name.replace("_", ".", 1)
+            if last == "kernel":
+                state[f"{name}.weight"] = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+            else:
+                state[f"{name}.{NORM_LEAVES[last]}"] = np.abs(value) if last == "var" else value
+    return state
 
 
 def write_pth(path: pathlib.Path, tree: Any, *, legacy: bool = False) -> None:

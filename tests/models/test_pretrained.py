@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -12,27 +11,7 @@ from safetensors.numpy import save_file
 
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.models.pretrained import load_pretrained, resized_positions
-from tests.models.pth_files import write_pth
-
-_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-def published(params, batch_stats):
-    """Our backbone under torchvision's names, written out by hand, with arrays that differ everywhere."""
-    random = np.random.default_rng(0)
-    state = {}
-    for kind in (params["backbone"], batch_stats["backbone"]):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(kind):
-            *layers, last = [key.key for key in path]
-            value = random.normal(size=leaf.shape).astype(np.float32)
-            name = ".".join(layers).replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-            if name.startswith("layer"):
-                name = name.replace("_", ".", 1)
-            if last == "kernel":
-                state[f"{name}.weight"] = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
-            else:
-                state[f"{name}.{_LEAVES[last]}"] = value
-    return state
+from tests.models.pth_files import NORM_LEAVES, Trap, published, write_pth
 
 
 @pytest.fixture
@@ -115,20 +94,10 @@ def test_a_truncated_safetensors_file_is_one_line(fresh, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-class _Trap:
-    """Makes a file when it is unpickled as pickles usually are."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-
-    def __reduce__(self):
-        return pathlib.Path.touch, (self._path,)
-
-
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_pickle_with_code_is_refused_and_not_run(legacy, fresh, tmp_path):
     """Although all the weights are in it."""
-    write_pth(tmp_path / "trap.pth", {**published(*fresh), "more": _Trap(tmp_path / "made")}, legacy=legacy)
+    write_pth(tmp_path / "trap.pth", {**published(*fresh), "more": Trap(tmp_path / "made")}, legacy=legacy)
     with pytest.raises(InputError, match=r"trap\.pth name \w+\.\w+, which may be code and is not run") as caught:
         load_pretrained(tmp_path / "trap.pth", "tiny", *fresh)
     assert "\n" not in str(caught.value)
@@ -142,7 +111,7 @@ def with_neck(model: Any, out: int) -> tuple[Any, dict[str, np.ndarray], Any]:
     state = published(*made)
     hidden = made[0]["embedding"]["kernel"].shape[1]
     shapes = {"feat.weight": (hidden, 8), "feat.bias": (hidden,), "classifier.weight": (out, hidden)}
-    shapes |= {f"feat_bn.{leaf}": (hidden,) for leaf in _LEAVES.values()} | {"classifier.bias": (out,)}
+    shapes |= {f"feat_bn.{leaf}": (hidden,) for leaf in NORM_LEAVES.values()} | {"classifier.bias": (out,)}
     neck = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     names = {f"module.base.{name}": value for name, value in state.items()}
     return made, names | {f"module.{name}": value for name, value in neck.items()}, neck

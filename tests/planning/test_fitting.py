@@ -5,8 +5,11 @@ import re
 import pytest
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.errors import OutOfMemory
 from rgbd_reid_jax.planning import fitting, program
 from rgbd_reid_jax.stages import table, training
+from rgbd_reid_jax.stages.job import Job
+from rgbd_reid_jax.stages.settings import parse_settings
 from rgbd_reid_jax.stages.workdir import Workdir
 
 TEACHER = "--config.training.teacher"
@@ -90,3 +93,16 @@ def test_by_the_compilers_own_count(refused):
     most = max(rows for rows, size in peaks.items() if size < _LIMIT / 1e6)
     assert min(rows for rows, size in peaks.items() if size > _LIMIT / 1e6) == most + 8
     assert f"a batch of {most} fits" in line
+
+
+def test_a_student_all_of_whose_layers_train_is_told_what_fits(
+    monkeypatch, without_augmentation, tmp_path, tiny_data_dir
+):
+    """`freeze=()` is no table at all, and is accepted as one."""
+    monkeypatch.setattr(fitting, "memory_of", lambda devices: 1e9)
+    given = ["--config=configs/distill.py", "--config.dataset.config=tiny", "--config.model.backbone=tiny"]
+    given += [f"--config.dataset.data_dir={tiny_data_dir}", "--config.training.student.freeze=()"]
+    content = cli.configuration(given)
+    with Workdir(tmp_path) as workdir:
+        line = fitting.message(Job(parse_settings(content), workdir, content), OutOfMemory("student", 16))
+    assert line.endswith("a batch of 8 fits: --config.training.student.batch_size=8")

@@ -1,6 +1,7 @@
 """A plan compiles the step that a run takes: the same shapes on the same devices, the same program."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.settings import parse_settings
 from rgbd_reid_jax.stages.step import abstract_variables, stage_step
 from rgbd_reid_jax.stages.workdir import Workdir
+from rgbd_reid_jax.training.loop import make_step
 
 TINY = (
     "--config.dataset.config=tiny",
@@ -67,6 +69,7 @@ def _shapes(tree: Any) -> Any:
         ("distill.py", "teacher", ("--config.dataset.cache=device",)),
         ("distill.py", "student", ("--config.training.student.target=online",)),
         ("distill.py", "student", ("--config.training.student.losses.bank_similarity=1.0",)),
+        ("distill.py", "student", ("--config.training.student.freeze=()",)),
         ("one_stream.py", "baseline", ()),
         ("mutual.py", "pair", ()),
     ],
@@ -106,6 +109,26 @@ def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentat
     assert any(op == "all-reduce" and "data" in axis for op, axis in axes)
     assert made.mesh == {"data": 2, "fsdp": 4}
     assert len(where.devices) == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "stage", "option", "count"),
+    [
+        ("distill.py", "student", "model.remat=False", 0),
+        ("distill.py", "student", "model.remat=True", 2),  # the tiny network's blocks
+        ("two_stream.py", "baseline", "model.remat=True", 2),
+        ("mutual.py", "pair", "model.remat=True", 4),
+        ("distill.py", "teacher", "training.teacher.micro_batches=2", 1),  # all of a part of the batch
+    ],
+)
+def test_what_is_recomputed_is_marked_in_the_program(mesh_of, without_augmentation, argument, stage, option, count):
+    """Results cannot tell: they are the same."""
+    settings = parse_settings(cli.configuration([f"--config=configs/{argument}", *TINY, f"--config.{option}"]))
+    data = program.assumed_data(settings)
+    step = stage_step(settings, stage, data.identities)
+    *arguments, running = program.step_arguments(settings, stage, step, mesh_of(1), 8, data)
+    jaxpr = jax.make_jaxpr(make_step(step.objective(running), step.optimizer))(*arguments)
+    assert len(re.findall(r"\b(?:checkpoint|remat)\w*\[", str(jaxpr))) == count
 
 
 def test_devices_have_to_divide_the_batch(tiny_model):

@@ -3,10 +3,14 @@
 import json
 import shutil
 
+import jax
 import pytest
+from safetensors.numpy import save_file
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.stages.workdir import Workdir
+from tests.models.pth_files import Trap, published, write_pth
 
 SYNTHETIC = "--config=configs/distill.py"
 ONE_STREAM = "--config=configs/one_stream.py"
@@ -238,6 +242,42 @@ def test_corrupted_dataset(capsys, tmp_path, tiny_data_dir):
     assert shard.name in line
     assert "delete" in line
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["config"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "cut", "words"),
+    [
+        ("net.safetensors", "small", 0, "do not fit tiny; unexpected: batch_stats/backbone/layer3_0/bn1/mean"),
+        ("net.pth", "small", 0, "other shapes: batch_stats/backbone/bn1/mean [32] instead of [4]"),
+        ("net.safetensors", "tiny", 7, "net.safetensors are no readable safetensors file"),
+        ("net.pth", "tiny", 9, "net.pth are no readable PyTorch file"),
+        ("trap.pth", "tiny", 0, "which may be code and is not run; give a file that holds tensors alone"),
+    ],
+)
+def test_published_weights_that_cannot_be_used(capsys, tmp_path, tiny_data_dir, name, backbone, cut, words):
+    model, path = Model(backbone), tmp_path / name
+    state = published(*jax.eval_shape(lambda: model.init(jax.random.key(0), 16, 16)))
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        write_pth(path, state | ({"more": Trap(tmp_path / "made")} if name == "trap.pth" else {}))
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    line = refused(
+        capsys,
+        SYNTHETIC,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset.data_dir={tiny_data_dir}",
+        "--config.dataset.config=tiny",
+        "--config.model.backbone=tiny",
+        f"--config.model.pretrained={path}",
+        f"{TEACHER}.batch_size=8",
+        f"{TEACHER}.sampling.people=4",
+        f"{TEACHER}.sampling.frames=2",
+    )
+    assert str(path) in line
+    assert words in line
+    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def test_what_does_not_fit_is_named(config, changes, words):
         ("attention.py", {"encoders": {"rgb": "student", "depth": "pair"}}),
         ("distill.py", {f"{STUDENT}.losses.logits": 1.0, f"{STUDENT}.target": "same_view"}),
         ("distill.py", {f"{STUDENT}.losses.bank_similarity": 1.0}),
+        ("distill.py", {f"{STUDENT}.freeze": (), f"{STUDENT}.trained_norm": "running"}),
         ("one_stream.py", {f"{BASELINE}.losses.hetero_centre": 0.5, f"{BASELINE}.patience": 3}),
         ("two_stream.py", {"model.own_parts": 5}),
     ],

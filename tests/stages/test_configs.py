@@ -9,52 +9,22 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax import cli
-from rgbd_reid_jax.data.inputs import plain_input, train_input
+from rgbd_reid_jax.data.inputs import train_input
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
-from rgbd_reid_jax.stages import job
 from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.table import STAGES
-from rgbd_reid_jax.training import objectives
 
 CONFIGS = {path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")}
 DISTILLED = "synthetic_rgbd,rgb_teacher,grey"
-TINY = {
-    "dataset.config": "tiny",
-    "input.height": 16,
-    "input.width": 16,
-    "input.depth_representation": "metric",
-    "model.backbone": "tiny",
-    "model.embedding_dim": 8,
-    "evaluation.splits": ("test",),
-}
-STAGE = {
-    "steps": 2,
-    "batch_size": 8,
-    "log_every": 1,
-    "evaluate_every": 2,
-    "sampling.people": 4,
-    "sampling.frames": 2,
-}
 
 
 @pytest.fixture
-def run(tmp_path, tiny_model, tiny_data_dir, mesh_of, monkeypatch):
-    """Runs the training and evaluation stages of a configuration on one device; gives the workdir.
-
-    Images are not augmented: that takes the larger part of what there is to compile, and is looked at below.
-    """
-    monkeypatch.setattr(job, "make_mesh", lambda *_, **__: mesh_of(1))
-    monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
+def run(tiny_run):
+    """Runs the training and evaluation stages of a configuration to their end; gives the workdir."""
 
     def start(argument: str, workdir: pathlib.Path, *more: str) -> pathlib.Path:
-        config: Any = cli._load(f"configs/{argument}")
-        stages = [stage for stage in config.stages if stage not in ("export", "report")]
-        changes = TINY | {f"training.{stage}.{name}": value for stage in stages[:-1] for name, value in STAGE.items()}
-        if "middle" in argument:
-            changes["training.pair.gate.after"] = 1  # the tiny network has two stages
-        arguments = [f"--config.{name}={value}" for name, value in changes.items()]
-        places = [f"--config.dataset.data_dir={tiny_data_dir}", f"--workdir={workdir}", f"--stages={','.join(stages)}"]
-        assert cli.run(["main", f"--config=configs/{argument}", *arguments, *places, *more]) == 0
+        status, stages = tiny_run(argument, workdir, *more)
+        assert status == 0
         assert all((workdir / "stages" / f"{stage}.json").exists() for stage in stages)
         return workdir
 

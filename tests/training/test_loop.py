@@ -503,6 +503,18 @@ def test_what_is_not_finite_is_never_saved(counter, tmp_path, broken, message):
         assert float(checkpoints.restore_parts(4)["trainable"]["w"]) == 4.0
 
 
+def test_a_validation_that_fails_names_its_step_and_saves_nothing(counter, tmp_path):
+    def evaluate(params, _):
+        if params["w"] == 4:
+            raise InputError("embedding row 0 holds nan; the model has diverged")
+        return {}
+
+    plan = dataclasses.replace(_PLAN, evaluate_every=2, score="")
+    with pytest.raises(InputError, match=r"^validation at step 4 of stage teacher: embedding row 0 holds nan"):
+        counter(tmp_path, plan, evaluate, optax.sgd(1.0))
+    assert steps(tmp_path) == [2]
+
+
 def test_a_stop_does_not_save_what_is_not_finite(counter, tmp_path):
     runner = Runner(broken_from(5, lambda w: w * jnp.nan), counter.params, {}, counter.batches, counter.mesh)
     seen = []

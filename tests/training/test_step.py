@@ -1,6 +1,7 @@
 """One update: gradients, frozen parameters, overfitting one batch, and the same result on any number of devices."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -123,6 +124,33 @@ def test_frozen_parameters_stay_bit_for_bit_and_have_no_slots(tiny_model, networ
         assert np.array_equal(leaf, stats[path]) == (path.rsplit("/", 1)[0] in running), path
     slots = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert sorted(slots) == sorted(leaf.shape for leaf in flat(before.trainable).values())
+
+
+def test_frozen_parameters_cost_no_gradient(tiny_model, network, batch, monkeypatch):
+    """By the compiler's count, and by its operations' names: below what trains there is no backward pass at all."""
+    monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
+    (lower, _), (upper, _) = _RULES
+    flops, backward = {}, {}
+    for name, rules in (
+        ("none", ((f"{lower}|{upper}", "train"),)),
+        ("upper", _RULES),
+        ("lower", ((lower, "freeze"), (upper, "train"))),
+    ):
+        state = start(network, optax.sgd(0.1), rules)
+        model = tiny_model.without_classifier()
+        running = norms(state.frozen)
+        objective = objectives.distillation_objective(
+            model, _SPEC, "rgb", _STILL, {"sum_squared": 1.0}, _PLAIN, running=running
+        )
+        program = jax.jit(make_step(objective, optax.sgd(0.1))).lower(state, batch).compile()
+        cost: Any = program.cost_analysis()
+        flops[name] = cost["flops"]
+        text = str(program.as_text())
+        backward[name] = set(re.findall(r'op_name="[^"]*transpose\(jvp[^"]*backbone/(\w+)/', text))
+    assert backward["none"] == backward["upper"] == {"conv1", "bn1", "layer1_0", "layer2_0"}
+    assert backward["lower"] == {"layer2_0"}
+    assert flops["upper"] < 0.85 * flops["none"]
+    assert flops["lower"] < 0.75 * flops["none"]
 
 
 def overfit(objective, network, batch, steps, rules=_ALL):
