@@ -315,5 +315,5 @@ def test_too_little_memory_in_all_processes_is_one_line_of_one_of_them(env, tmp_
     commands = [(["--workdir=a", "--stages=teacher"], env | {"GLIBC_TUNABLES": ""})] * 2  # set: no second start
     (status, first), (other, second) = pair_of(tmp_path, commands, ("large.py",))
     assert (status, other) == (2, 2)
-    assert first.startswith("error: stage teacher with training.teacher.batch_size=8 needs more memory than its dev")
+    assert first.startswith("error: stage teacher with training.teacher.batch_size=24 needs more memory than its de")
     assert "error:" not in second

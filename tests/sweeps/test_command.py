@@ -171,7 +171,7 @@ def test_a_whole_sweep(tmp_path, flags, job_env, capsys):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[sweep] short seed0: ended after" in done.stdout
     reused = (tmp_path / "runs" / "trial" / "short" / "seed0.log").read_text()
-    assert f"[teacher] reused from {tmp_path / 'runs' / 'whole' / 'seed0'}" in reused
+    assert f"[teacher] reused from {tmp_path / 'runs' / 'trial' / 'whole' / 'seed0'}" in reused
     assert "[export]" not in reused
     first, second = read_rows(tmp_path / "docs")
     assert (first["method"], second["method"]) == ("whole", "short")
