@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         for part in parts:
             for task in part.tasks:
                 print(f"{'to do' if task in part.pending else 'done':5}  {task.label}")
-            print(part.count)
+            print(part.summary)
         return 0
     if options.table:
         _table(parts, output)
@@ -107,7 +107,7 @@ class _Part(NamedTuple):
     pending: "list[Task]"
 
     @property
-    def count(self) -> str:
+    def summary(self) -> str:
         return f"{self.sweep.name}: {len(self.pending)} of {len(self.tasks)} runs are to do"
 
 
@@ -129,9 +129,11 @@ def _table(parts: list[_Part], output: pathlib.Path) -> None:
     Raises:
         InputError: none has any.
     """
+    from rgbd_reid_jax.sweeps import rows
+
     if not any(part.done for part in parts):
         names = ", ".join(repr(part.sweep.name) for part in parts)
-        raise InputError(f"{output} has no rows of sweep {names}; run it first")
+        raise InputError(f"{output / rows.FILE} has no rows of sweep {names}; run it first")
     for part in parts:
         if part.done:
             _write(part.sweep, output, part.done)
@@ -151,7 +153,7 @@ def _train(parts: list[_Part], workdir: pathlib.Path, output: pathlib.Path, jobs
             rows.add_row(output, rows.row_of(sweep, task, task.workdir(base), jobs))
             _write(sweep, output, rows.rows_of(sweep, rows.read_rows(output))[0])
 
-        say("sweep", part.count)
+        say("sweep", part.summary)
         one = run.run_tasks(part.pending, base, finished, jobs=jobs)
         outcome = run.Outcome(outcome.failed + one.failed, outcome.skipped + one.skipped)
         if part.done and not part.pending:

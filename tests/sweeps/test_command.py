@@ -63,7 +63,7 @@ def fill(flags: list[str], make_row, count: int) -> None:
 def test_what_is_done_is_listed_and_tables_are_made_of_it(tmp_path, flags, make_row, capsys):
     words = flags()
     assert sweep.main([*words, "--table"]) == 2
-    assert "has no rows of sweep 'trial'; run it first" in capsys.readouterr().err
+    assert "docs/results_rows.jsonl has no rows of sweep 'trial'; run it first" in capsys.readouterr().err
     assert not (tmp_path / "docs").exists()
     fill(words, make_row, 1)
     assert sweep.main([*words, "--list"]) == 0
