@@ -7,6 +7,7 @@ Of the main job on the embedded dataset (any run of it builds that), on this mac
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -29,15 +30,20 @@ _SHARES = (0.125, 0.25, 0.5, 1.0)
 
 
 def step_times(repeats: int) -> list[dict[str, float]]:
-    """Seconds of the teacher's step for each batch, the least of some turns."""
-    rows = []
-    for batch in _BATCHES:
-        words = [json.dumps(_SMALL), "--batch", batch, "--people", PEOPLE, "--dtype", "float32"]
-        side = Side([sys.executable, _HERE / "own_step.py", *words])
-        count = max(1, 1024 // batch)
-        rows.append({"batch": batch, "seconds": min(side.steps(count)["seconds"] / count for _ in range(repeats))})
+    """Seconds of the teacher's step for each batch, the least of some turns.
+
+    The batches take turns, a process each: a machine that slows down for a minute would bend the curve otherwise.
+    """
+    words = [sys.executable, _HERE / "own_step.py", json.dumps(_SMALL), "--people", PEOPLE, "--dtype", "float32"]
+    sides = {batch: Side([*words, "--batch", batch]) for batch in _BATCHES}
+    least = dict.fromkeys(_BATCHES, math.inf)
+    for _ in range(repeats):
+        for batch, side in sides.items():
+            count = max(1, 1024 // batch)
+            least[batch] = min(least[batch], side.steps(count)["seconds"] / count)
+    for side in sides.values():
         side.close()
-    return rows
+    return [{"batch": batch, "seconds": seconds} for batch, seconds in least.items()]
 
 
 def extraction_times(repeats: int) -> list[dict[str, float]]:

@@ -4,14 +4,13 @@ No augmentation, no loader. Speaks as `server.py` says.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from server import resident_peak, serve
+from server import arguments, resident_peak, serve
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.mesh import make_mesh, replicated, shard_batch, shardings
@@ -98,12 +97,7 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
 
 def main() -> None:
     """Serves one case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", type=json.loads)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--people", type=int, required=True)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
-    step, facts = make(parser.parse_args())
+    step, facts = make(arguments(__doc__))
     serve(step, jax.block_until_ready, peak_bytes, **facts)
 
 

@@ -1,14 +1,25 @@
-"""What both sides do alike: read how many steps to take, take them, print how long that took.
+"""What both sides do alike: read the case and how many steps to take, take them, print how long that took.
 
 Needs the standard library alone.
 """
 
+import argparse
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line: `case` (of `cases.py`, as JSON), `batch`, `people` and `dtype`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("case", type=json.loads)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--people", type=int, required=True)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
+    return parser.parse_args()
 
 
 def resident_peak() -> int:

@@ -8,14 +8,13 @@ autocast. Speaks as `server.py` says.
 
 import argparse
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from server import resident_peak, serve
+from server import arguments, resident_peak, serve
 from torch import nn
 from torch.nn import functional
 from torch_resnet import WIDTHS, ResNet
@@ -125,12 +124,7 @@ class Variant:
 
 def main() -> None:
     """Serves one case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", type=json.loads)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--people", type=int, required=True)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("highest" if options.dtype == "float32" else "high")

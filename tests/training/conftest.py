@@ -1,8 +1,10 @@
-"""A batch of both modalities and helpers that the objectives' tests share."""
+"""A batch of both modalities and helpers that the objectives' tests share; small problems for the loop."""
 
+import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -10,6 +12,10 @@ from flax import traverse_util
 from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.frames import IMAGES, identities
 from rgbd_reid_jax.data.inputs import InputSpec
+from rgbd_reid_jax.data.pipeline import training_batches
+from rgbd_reid_jax.losses.weighted import LossOptions
+from rgbd_reid_jax.training.objectives import identity_objective
+from tests.training.small_runs import Runner, counting, lines
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,28 @@ def networks(tiny_model):
         params["classifier"]["kernel"] = random.normal(0, 0.3, (8, 4)).astype(np.float32)
         found[name] = params, batch_stats
     return found
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model, tiny_frames, mesh_of):
+    """A small network with dropout and augmentation, so that a wrong key or batch shows."""
+    model = dataclasses.replace(tiny_model, dropout=0.3)
+    losses = {"identity": 1.0}
+    objective = identity_objective(model, InputSpec(16, 8, "relative"), "rgb", Augmentation(), losses, LossOptions())
+    params, batch_stats = jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), 16, 8)
+    labels, _ = identities(tiny_frames.labels["person_id"])
+    options = {"images": ("rgb",), "columns": {"identity": labels}, "batch_size": 8, "seed": 0}
+    return Runner(objective, params, batch_stats, training_batches(tiny_frames, **options), mesh_of(1))
+
+
+@pytest.fixture(scope="module")
+def counter(tiny_frames, mesh_of):
+    options = {"images": (), "columns": {"index": np.arange(24)}, "batch_size": 8, "seed": 0}
+    return Runner(counting, {"w": jnp.zeros(())}, {}, training_batches(tiny_frames, **options), mesh_of(2))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(network, tmp_path_factory):
+    """(the last state, the recorded lines) of a run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return network(folder), lines(folder)
