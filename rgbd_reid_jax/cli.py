@@ -208,7 +208,7 @@ def _voice() -> contextlib.AbstractContextManager[Any]:
 
 
 def _tell(workdir: Workdir) -> None:
-    if workdir.results.exists():
+    if workdir.finished("evaluation"):
         print(results_table(files.read_json(workdir.results)))
     if workdir.finished("report"):
         print(f"report: {workdir.report}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.command import Parser, print_result
-from rgbd_reid_jax.core.errors import InputError, disk_full
+from rgbd_reid_jax.core.errors import InputError, disk_full, memory_for
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--query_expansion", type=int, default=0, metavar="K", help="average K nearest gallery items into each query")
     add("--rerank", type=_rerank, metavar="K1,K2,LAMBDA", help="k-reciprocal re-ranking, such as 20,6,0.3")
     add("--seed", type=int, default=0, help="of draws and of the bootstrap (default 0)")
-    add("--max_rank", type=int, default=20, help="length of the CMC curve (default 20)")
+    add("--max_rank", type=int, default=20, help="length of the CMC curve (default 20, at least 10)")
     add("--json", action="store_true", help="print one JSON object, and nothing else, to standard output")
     add("--output", metavar="FILE.json", help="write the JSON object to a file as well")
     return parser
@@ -86,22 +86,23 @@ def _run(options: argparse.Namespace) -> str:
         side: {"file": items.source, "items": len(items), "persons": len(np.unique(items.person_id))}
         for side, items in sets.items()
     }
-    content["results"] = {
-        direction: evaluate(
-            options.protocol,
-            sets[query],
-            sets[gallery],
-            metric=options.metric,
-            seed=options.seed,
-            max_rank=options.max_rank,
-            parameters=parameters,
-            groups=options.groups,
-            query_expansion=options.query_expansion,
-            rerank=options.rerank,
-            engine=_engine(direction, sets),
-        )
-        for direction, (query, gallery) in _directions(sets, options.both_directions).items()
-    }
+    with memory_for(f"ranking {len(sets['gallery'])} items for {len(sets['query'])} queries"):
+        content["results"] = {
+            direction: evaluate(
+                options.protocol,
+                sets[query],
+                sets[gallery],
+                metric=options.metric,
+                seed=options.seed,
+                max_rank=options.max_rank,
+                parameters=parameters,
+                groups=options.groups,
+                query_expansion=options.query_expansion,
+                rerank=options.rerank,
+                engine=_engine(direction, sets),
+            )
+            for direction, (query, gallery) in _directions(sets, options.both_directions).items()
+        }
     if options.output:
         _write(pathlib.Path(options.output), content)
     return json.dumps(content) if options.json else _readable(content["results"])
@@ -155,10 +156,12 @@ def _check_output(path: pathlib.Path, inputs: Sequence[str | None]) -> None:
     """Raises InputError before any work for a place where no file can be written, or where the embeddings are."""
     if any(name and path.resolve() == pathlib.Path(name).resolve() for name in inputs):
         raise InputError(f"--output={path} would overwrite the embeddings; give another file")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    try:
+        folder = next(one for one in path.absolute().parents if one.exists())
+        writable = not path.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError:  # a folder on the way cannot be entered, or the name is too long
+        writable = False
+    if not writable:
         raise InputError(f"--output={path} cannot be written; give a file in a folder that can be")
 
 

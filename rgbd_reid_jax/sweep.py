@@ -12,6 +12,7 @@ import argparse
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,6 +99,18 @@ def _run(options: argparse.Namespace) -> int:
     return _train(parts, pathlib.Path(options.workdir), output, options.jobs)
 
 
+def _check_writable(output: pathlib.Path) -> None:
+    """Raises InputError, before any work, where no row could be kept; makes the folder."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        if disk_full(error) is not None:
+            raise
+        why = error.strerror or error
+        raise InputError(f"--output={output} cannot be written ({why}); give a folder that can be") from error
+
+
 class _Part(NamedTuple):
     """One of the sweeps: what is asked for, the rows that it has, and what is still to be run."""
 
@@ -119,7 +132,7 @@ def _part(sweep: "Sweep", only: list[str], output: pathlib.Path) -> _Part:
     done, stale = rows.rows_of(sweep, rows.read_rows(output))
     if stale:
         where = f"{sweep.name!r} in {output / rows.FILE}"
-        say("sweep", f"{stale} rows of sweep {where} are of other settings and are left out")
+        say("sweep", f"{stale} rows of sweep {where} are of other settings, or lack a direction, and are left out")
     return _Part(sweep, tasks, done, [task for task in tasks if (task.method.name, task.run) not in done])
 
 
@@ -134,9 +147,10 @@ def _table(parts: list[_Part], output: pathlib.Path) -> None:
     if not any(part.done for part in parts):
         names = ", ".join(repr(part.sweep.name) for part in parts)
         raise InputError(f"{output / rows.FILE} has no rows of sweep {names}; run it first")
+    _check_writable(output)
     for part in parts:
         if part.done:
-            _write(part.sweep, output, part.done)
+            _write(part.sweep, output)
 
 
 def _train(parts: list[_Part], workdir: pathlib.Path, output: pathlib.Path, jobs: int) -> int:
@@ -146,26 +160,28 @@ def _train(parts: list[_Part], workdir: pathlib.Path, output: pathlib.Path, jobs
     bases = [workdir / part.sweep.name for part in parts]
     for part, base in zip(parts, bases, strict=True):
         run.check_workdirs(part.pending, base)
+    _check_writable(output)
     outcome = run.Outcome([], [])
     for part, base in zip(parts, bases, strict=True):
 
         def finished(task: "Task", sweep: "Sweep" = part.sweep, base: pathlib.Path = base) -> None:
             rows.add_row(output, rows.row_of(sweep, task, task.workdir(base), jobs))
-            _write(sweep, output, rows.rows_of(sweep, rows.read_rows(output))[0])
+            _write(sweep, output)
 
         say("sweep", part.summary)
         one = run.run_tasks(part.pending, base, finished, jobs=jobs)
         outcome = run.Outcome(outcome.failed + one.failed, outcome.skipped + one.skipped)
         if part.done and not part.pending:
-            _write(part.sweep, output, part.done)
+            _write(part.sweep, output)
     return _verdict(outcome)
 
 
-def _write(sweep: "Sweep", output: pathlib.Path, done: "Rows") -> None:
+def _write(sweep: "Sweep", output: pathlib.Path) -> None:
     """Tables and figure of the rows that are there."""
     from rgbd_reid_jax.sweeps import figure, rows, tables
 
     with rows.locked(output):
+        done, _ = rows.rows_of(sweep, rows.read_rows(output))
         tables.write_tables(output, sweep, done)
         if sweep.cross:
             files.write_bytes(output / tables.IMAGES / sweep.figure, figure.draw(sweep, done))

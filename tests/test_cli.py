@@ -1,10 +1,12 @@
-"""What all processes of a run compare before the first step."""
+"""What all processes of a run compare before the first step, and what a run tells at its end."""
 
 import jax
 import pytest
 
 from rgbd_reid_jax import cli
-from rgbd_reid_jax.core import distributed
+from rgbd_reid_jax.core import distributed, files
+from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
+from rgbd_reid_jax.stages.workdir import Workdir
 
 _CONFIG = {"seed": 0, "training": {"teacher": {"steps": 20, "freeze": (("backbone/.*", "train"),)}}}
 _COMMAND = [_CONFIG, ["teacher", "student"], ["runs/a"]]
@@ -39,3 +41,15 @@ def test_other_code_and_another_jax_are_told_apart(monkeypatch):
     assert cli._facts(_COMMAND) == here | {"code": "other"}
     monkeypatch.setattr(jax, "__version__", "0.0.1")
     assert cli._facts(_COMMAND) == here | {"code": "other", "jax": "0.0.1"}
+
+
+def test_results_of_before_are_not_told_as_this_run_s(tmp_path, capsys):
+    """A stage that is trained anew takes the evaluation's mark away and leaves its file."""
+    scores = {name: {"mAP": 0.25, "rank1": 0.5, "rank5": 0.5, "rank10": 0.5} for name in DIRECTIONS}
+    with Workdir(tmp_path) as workdir:
+        files.write_json(workdir.results, {"results": scores})
+        cli._tell(workdir)
+        assert capsys.readouterr().out == ""
+        files.write_json(workdir.mark("evaluation"), {})
+        cli._tell(workdir)
+        assert "25.0" in capsys.readouterr().out

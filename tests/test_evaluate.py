@@ -238,7 +238,7 @@ def test_a_bad_gallery_is_one_line(folder, tmp_path, capsys, change, words):
         (["--protocol=market", "--metric=manhattan"], "unknown metric 'manhattan'"),
         (["--protocol=market", "--seed=x"], "invalid int value: 'x'"),
         (["--protocol=market", "--seed=-1"], "seed=-1 must be at least 0"),
-        (["--protocol=market", "--max_rank=0"], "max_rank=0 must be at least 1"),
+        (["--protocol=market", "--max_rank=9"], "max_rank=9 must be at least 10"),
         (["--protocol=market", "--param=rule"], "--param=rule is not of the form NAME=VALUE"),
         (["--protocol=market", "--param=rule=x"], "market has no parameter 'rule'"),
         (["--protocol=cuhk03", "--param=repeats=ten"], "repeats='ten' is not of the form repeats=10"),
@@ -251,6 +251,7 @@ def test_a_bad_gallery_is_one_line(folder, tmp_path, capsys, change, words):
         (["--protocol=market", "--qery=x"], "unrecognized arguments: --qery=x"),
         (["--protocol=market", "--output=/dev/null/results.json"], "--output=/dev/null/results.json cannot be written"),
         (["--protocol=market", "--output=/"], "--output=/ cannot be written"),
+        (["--protocol=market", f"--output={'a' * 300}/b.json"], "a/b.json cannot be written"),
     ],
 )
 def test_bad_arguments_are_one_line(folder, capsys, arguments, words):
@@ -311,6 +312,17 @@ def test_a_full_or_forbidden_disk_is_one_line(folder, tmp_path, capsys, monkeypa
     result = run(folder, capsys, "--protocol=market", f"--output={tmp_path / 'results.json'}")
     assert result[0] == 2
     assert "the disk is full" in result[2]
+
+
+def test_an_accelerator_without_memory_is_one_line(folder, capsys, monkeypatch, too_large):
+    monkeypatch.setattr(registry, "evaluate", too_large)
+    complains(run(folder, capsys, "--protocol=market"), "ranking 120 items for 120 queries needs more memory than")
+
+
+def test_recordings_of_no_embeddings_are_one_line(folder, tmp_path, capsys):
+    np.savez(tmp_path / "none.npz", **{key: value[:0] for key, value in columns(1).items() if key != "modality"})
+    result = run(folder, capsys, "--protocol=market", "--multi_frame", gallery=tmp_path / "none.npz")
+    complains(result, "none.npz holds no embeddings, so --multi_frame has no recordings")
 
 
 def test_an_interrupt_ends_with_130(folder, capsys, monkeypatch):

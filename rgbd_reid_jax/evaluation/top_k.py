@@ -20,7 +20,7 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.metrics import dense
 from rgbd_reid_jax.metrics.embeddings import Embeddings
-from rgbd_reid_jax.metrics.ranking import RankingResult, check, score, sides, valid_items
+from rgbd_reid_jax.metrics.ranking import LEAST_MAX_RANK, RankingResult, check, score, sides, valid_items
 from rgbd_reid_jax.metrics.ranks import Ranks, positive_ranks
 
 PairDistance = Callable[[np.ndarray, np.ndarray], np.ndarray | jax.Array]
@@ -55,7 +55,7 @@ def rerank_top(
         metric: of the cheap distance, "euclidean", "cosine" or "gated".
         batch: pairs per call, always exactly that many, so that a jitted function is compiled once; the last call for a
             block of queries repeats its last pair.
-        max_rank: length of the CMC curve.
+        max_rank: length of the CMC curve, at least 10.
         stage: name under which progress is printed; silent when empty.
         mesh: devices that share the ranking by the cheap distance; one when None. They change no score.
 
@@ -66,7 +66,7 @@ def rerank_top(
         InputError: k, batch or max_rank is out of range, a pair distance is not finite, or what `ranking.rank` refuses.
     """
     check(query, gallery, protocol)
-    for name, value, least in (("k", k, 0), ("batch", batch, 1), ("max_rank", max_rank, 1)):
+    for name, value, least in (("k", k, 0), ("batch", batch, 1), ("max_rank", max_rank, LEAST_MAX_RANK)):
         if value < least:
             raise InputError(f"{name}={value} must be at least {least}")
     found = positive_ranks(*sides(query, gallery, protocol, metric), metric=metric, stage=stage, mesh=mesh)

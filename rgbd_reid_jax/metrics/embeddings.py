@@ -8,7 +8,6 @@ import dataclasses
 import io
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -130,7 +129,7 @@ class Embeddings:
             raise
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror or error}); give a readable .npz file") from error
-        except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError, KeyError) as error:
+        except Exception as error:  # a damaged file can raise anything: numpy, zipfile, zlib and tokenize read it
             detail = str(error).splitlines()[0] if str(error) else "it is empty"
             raise InputError(
                 f"{path} is not a readable .npz file ({detail}); write it again with numpy.savez"
@@ -201,7 +200,7 @@ def _checked(values: dict, source: str) -> dict:
 
 def _one_name(value: np.ndarray | str, source: str) -> str:
     """The modality of a whole file, where one value per row is allowed too."""
-    names = np.unique(np.asarray(value))
+    names = np.unique(_names(np.asarray(value), "modality", source))
     if len(names) > 1:
         raise InputError(f"{source} mixes the modalities {', '.join(map(str, names))}; save one file for each")
     return str(names[0]) if len(names) else ""
@@ -253,4 +252,9 @@ def _whole_numbers(column: np.ndarray, key: str, source: str) -> np.ndarray:
 def _names(column: np.ndarray, key: str, source: str) -> np.ndarray:
     if column.dtype.kind not in "SUiu":
         raise InputError(f"{source}: {key} is {column.dtype}, expected text; save it with numpy.asarray({key}, str)")
-    return column.astype(np.str_)
+    try:
+        return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column.astype(np.str_)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: {key} is no UTF-8 text ({error}); save it with numpy.asarray({key}, str)"
+        ) from error

@@ -31,7 +31,7 @@ from rgbd_reid_jax.metrics.dense import matrix
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols.base import Task, canonical_order, numbers
 from rgbd_reid_jax.metrics.protocols.single_shot import hit_rates
-from rgbd_reid_jax.metrics.ranking import check, multi_shot, rank, shown_hits
+from rgbd_reid_jax.metrics.ranking import LEAST_MAX_RANK, check, multi_shot, rank, shown_hits
 
 FAULTS = {
     "twin_mask_in_gallery_order": (
@@ -395,7 +395,8 @@ def _checked(
     """The parameters, if all is well."""
     check(query, gallery, _RULE)
     parameters = {"images_per_identity": images_per_identity, "repeats": repeats}
+    least = {"max_rank": LEAST_MAX_RANK}
     for name, value in {**parameters, "max_rank": max_rank}.items():
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
+        if value < least.get(name, 1):
+            raise InputError(f"{name}={value} must be at least {least.get(name, 1)}")
     return {**parameters, "metric": metric}

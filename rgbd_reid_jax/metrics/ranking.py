@@ -18,6 +18,8 @@ from rgbd_reid_jax.metrics.ranks import Ranks, Side, positive_ranks
 
 _TWO_CAMERAS = "record each person with at least two cameras, or rank with twin_excluded or recording_excluded"
 SHOWN_RANKS = (1, 5, 10)
+LEAST_MAX_RANK = SHOWN_RANKS[-1]
+"""A CMC curve holds all shown ranks."""
 _TYPES = {0: "unknown", 1: "standing", 2: "walking"}
 
 
@@ -113,15 +115,15 @@ def rank(
         gallery: what they are compared with; may be the same set.
         protocol: a key of `RULES`.
         metric: "euclidean", "cosine" or "gated".
-        max_rank: length of the CMC curve.
+        max_rank: length of the CMC curve, at least 10.
         engine: block sizes, mesh and stage of `ranks.positive_ranks`; none of them changes a score.
 
     Raises:
         InputError: an unknown rule, an empty side, different widths, a key is missing, or no query has a positive.
     """
     check(query, gallery, protocol)
-    if max_rank < 1:
-        raise InputError(f"max_rank={max_rank} must be at least 1")
+    if max_rank < LEAST_MAX_RANK:
+        raise InputError(f"max_rank={max_rank} must be at least {LEAST_MAX_RANK}")
     found = positive_ranks(*sides(query, gallery, protocol, metric), metric=metric, **engine)
     return score(found, query, gallery, protocol, max_rank=max_rank)
 
@@ -267,7 +269,7 @@ def groups(result: RankingResult, query: Embeddings, gallery: Embeddings) -> dic
 
 
 def as_results(result: RankingResult) -> dict[str, float]:
-    """{"mAP", "rank1", "rank5", "rank10"} as fractions of 1; a CMC shorter than k gives its last value."""
+    """{"mAP", "rank1", "rank5", "rank10"} as fractions of 1."""
     return summary(result.mean_ap, result.cmc)
 
 
@@ -284,8 +286,7 @@ def intervals(result: RankingResult, person_id: np.ndarray, *, seed: int = 0) ->
         person_id: int64 [num_query], of the queries.
         seed: of the resampling.
     """
-    longest = len(result.cmc)
-    hits = {f"rank{k}": np.where(result.skipped, np.nan, result.first_hit_rank <= min(k, longest)) for k in SHOWN_RANKS}
+    hits = {f"rank{k}": np.where(result.skipped, np.nan, result.first_hit_rank <= k) for k in SHOWN_RANKS}
     return bootstrap.intervals(multi_shot(result.ranks) | hits, person_id, seed=seed)
 
 
@@ -299,12 +300,12 @@ def multi_shot(ranks: Ranks) -> dict[str, np.ndarray]:
 
 
 def shown_hits(hits: np.ndarray) -> dict[str, np.ndarray]:
-    """{"rank1", "rank5", "rank10"} of float [..., max_rank]; beyond its end it keeps its last value."""
-    return {f"rank{k}": hits[..., min(k, hits.shape[-1]) - 1] for k in SHOWN_RANKS}
+    """{"rank1", "rank5", "rank10"} of float [..., max_rank]."""
+    return {f"rank{k}": hits[..., k - 1] for k in SHOWN_RANKS}
 
 
 def summary(mean_ap: float, cmc: np.ndarray) -> dict[str, float]:
-    """{"mAP", "rank1", "rank5", "rank10"} of a mean AP and a CMC curve [K]; beyond its end it keeps its last value."""
+    """{"mAP", "rank1", "rank5", "rank10"} of a mean AP and a CMC curve [max_rank]."""
     return {"mAP": float(mean_ap)} | {name: float(value) for name, value in shown_hits(np.asarray(cmc)).items()}
 
 

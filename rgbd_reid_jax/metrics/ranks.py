@@ -119,8 +119,7 @@ def positive_ranks(
         metric: "euclidean", "cosine" or "gated" (see `distances`).
         query_block: queries per matrix product; by default what suits the devices.
         gallery_block: gallery items per matrix product, over all devices together; likewise.
-        mesh: devices that share each gallery block; one device when None. Processes of a mesh all call this with equal
-            arguments and get equal results.
+        mesh: devices that share each gallery block; one device when None. All of this process.
         stage: name under which progress is printed; silent when empty.
 
     Raises:

@@ -66,7 +66,7 @@ def reranked_ranks(
     """
     _check(metric, weight=weight, k1=k1, k2=k2, block=block)
     items = _All(query, gallery, metric, hide, block, stage)
-    near, largest = items.neighbours(max(k1 + 1, k2))
+    near, largest = items.neighbours(min(max(k1 + 1, k2), items.count))
     encoding = _mean_rows(_encode(items, near, largest, k1), near[:, :k2])
     blocks = _reranked(items, encoding, largest, weight)
     return dense_ranks(blocks, query.person, gallery.person)
@@ -91,6 +91,7 @@ def expand_queries(
         InputError: the metric is gated (a mean has no gate), k < 1, or what `Pairwise` refuses.
     """
     _check(metric, k=k, block=block)
+    k = min(k, len(gallery.person))
     expanded = np.empty(query.embedding.shape, np.float32)
     for rows, distance in Pairwise(query, gallery, metric).row_blocks(block):
         distance[query.drop[rows, None] == gallery.drop[None]] = np.inf

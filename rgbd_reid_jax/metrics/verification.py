@@ -119,7 +119,6 @@ def verify_pairs(
     gallery: Side,
     *,
     metric: str = "euclidean",
-    valid_positive: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     wanted_fpr: tuple[float, ...] = (1e-2, 1e-3, 1e-4),
     stage: str = "",
     max_values: int = MAX_VALUES,
@@ -133,16 +132,15 @@ def verify_pairs(
         query: the queries.
         gallery: what they are compared with; pairs of equal `drop` do not count.
         metric: "euclidean", "cosine" or "gated".
-        valid_positive: maps int [n] rows of query and of gallery, pairs of the same person, to bool [n]; False leaves
-            the pair out. None keeps all.
-        wanted_fpr: false positive rates, each in 0..1, to give thresholds for. One below 1 / num_different has none.
+        wanted_fpr: false positive rates, each above 0 and below 1, to give thresholds for. One below 1 / num_different
+            has none.
         stage: names the work in progress lines; none are printed without.
         max_values: how many distances are held at once (ties count once).
 
     Raises:
         InputError: no visible pair of the same or of different persons, or what `Pairwise` refuses.
     """
-    search = _Search(_Pairs(query, gallery, metric, valid_positive, stage), max_values)
+    search = _Search(_Pairs(query, gallery, metric, stage), max_values)
     same, different = search.num_same, search.num_different
     if not same or not different:
         raise InputError(_too_few(same, different))
@@ -194,8 +192,8 @@ class _Boundary:
 class _Pairs:
     """Passes over the distances of all visible pairs."""
 
-    def __init__(self, query: Side, gallery: Side, metric: str, valid_positive: Callable | None, stage: str):
-        self._query, self._gallery, self._valid_positive, self._stage = query, gallery, valid_positive, stage
+    def __init__(self, query: Side, gallery: Side, metric: str, stage: str):
+        self._query, self._gallery, self._stage = query, gallery, stage
         self._pairwise = Pairwise(query, gallery, metric)
         self.count = len(query.embedding) * len(gallery.embedding)
         self._pass = 0
@@ -216,11 +214,7 @@ class _Pairs:
         for rows, columns, distance in self._pairwise.tiles():
             visible = self._query.drop[rows, None] != self._gallery.drop[columns][None]
             equal = self._query.person[rows, None] == self._gallery.person[columns][None]
-            same = visible & equal
-            if self._valid_positive is not None:
-                at = np.nonzero(same)
-                same[at] = self._valid_positive(rows[at[0]], columns[at[1]])
-            yield distance[same], distance[visible & ~equal]
+            yield distance[visible & equal], distance[visible & ~equal]
             done += distance.size
             if self._stage:
                 progress.update(done)

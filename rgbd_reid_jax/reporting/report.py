@@ -134,6 +134,7 @@ def _headline(title: str, results, ranked, protocol: str) -> str:
             f'<p class="notice">The table compares {what}; curves and rank lists below show single frames'
             f"{' without that' if 'without_gate' in results else ''}.</p>"
         )
+    gated = ", across modalities of gated embeddings" if results.get("gate") == "pairwise" else ""
     return (
         f"<header><h1>{page.escape(title)}</h1>"
         f'<p class="faint">{page.escape(results.get("dataset", "unknown dataset"))}</p>'
@@ -142,7 +143,8 @@ def _headline(title: str, results, ranked, protocol: str) -> str:
         f'<div class="scroll"><table><thead><tr><th>query &rarr; gallery</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="faint">Protocol {page.escape(protocol)}: {page.escape(ranking.RULES[protocol].words)}. '
-        "Step AP, Euclidean distance, ties count against the correct item. Skipped queries have no correct item left. "
+        f"Step AP, Euclidean distance{gated}, ties count against the correct item. "
+        "Skipped queries have no correct item left. "
         f"Chance is the exact expectation of a random order.</p>{notice}"
     )
 

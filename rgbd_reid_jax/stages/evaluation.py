@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.modalities import MODALITIES
 from rgbd_reid_jax.core.progress import say
-from rgbd_reid_jax.evaluation.compare import Compared
+from rgbd_reid_jax.evaluation.compare import Comparison
 from rgbd_reid_jax.evaluation.results import SCHEMA, environment, rank_directions
 from rgbd_reid_jax.stages.galleries import check_evaluation
 from rgbd_reid_jax.stages.job import Job, fingerprint
@@ -19,21 +20,25 @@ def run_evaluation(job: Job) -> None:
     """Embeds the splits, ranks them, and writes the results of the test people."""
     check_evaluation(job)
     settings = job.settings
-    sets = {
-        split: {modality: job.test_set(split, modality) for modality in MODALITIES}
-        for split in settings.evaluation.splits
-    }
-    on_first(lambda: _write(job, sets))
-
-
-def _write(job: Job, sets: Mapping[str, Mapping[str, Compared]]) -> None:
-    settings = job.settings
     comparison = job.comparison((settings.encoders["rgb"], settings.encoders["depth"]))
-    ranked = {}
-    for split, of_modality in sets.items():
-        for modality, one in of_modality.items():
+    ranked = {split: _ranked(job, split, comparison) for split in settings.evaluation.splits}
+    on_first(lambda: _write(job, ranked))
+
+
+def _ranked(job: Job, split: str, comparison: Comparison) -> dict[str, Any]:
+    """The scores of one split, whose embeddings are saved; its maps, where there are any, do not outlive this."""
+    sets = {modality: job.test_set(split, modality) for modality in MODALITIES}
+
+    def save_and_rank() -> dict[str, Any]:
+        for modality, one in sets.items():
             one.embeddings.save(job.workdir.embeddings(split, modality))
-        ranked[split] = rank_directions(of_modality, comparison, f"rank {split}")
+        return rank_directions(sets, comparison, f"rank {split}")
+
+    return on_first(save_and_rank)
+
+
+def _write(job: Job, ranked: Mapping[str, Mapping[str, Any]]) -> None:
+    settings = job.settings
     last = settings.evaluation.splits[-1]
     people = {split: len(np.unique(job.frames(split).labels["person_id"])) for split in settings.evaluation.splits}
     content = {

@@ -105,10 +105,6 @@ class Sweep:
         """The directions from one modality to the other."""
         return tuple(name for name in self.directions if len(set(DIRECTIONS[name])) == 2)
 
-    def method(self, name: str) -> Method:
-        """The method of that name."""
-        return next(one for one in self.methods if one.name == name)
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:

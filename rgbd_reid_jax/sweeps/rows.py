@@ -15,7 +15,10 @@ from rgbd_reid_jax.sweeps.plan import Run, Sweep, Task
 FILE = "results_rows.jsonl"
 _SCORES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 _CHANCE = ("mAP", "rank1")
-_KEYS = ("sweep", "method", "run", "digest", "results", "chance", "clothes", "validation", "seconds", "environment")
+_KEYS = (
+    *("sweep", "method", "run", "digest", "dataset", "dataset_fingerprint"),
+    *("results", "chance", "clothes", "validation", "seconds", "environment"),
+)
 
 Row = Mapping[str, Any]
 
@@ -73,12 +76,34 @@ def rows_of(sweep: Sweep, rows: Iterable[Row]) -> tuple[dict[tuple[str, Run], Ro
         rows: of any sweeps.
 
     Returns:
-        ({(method, run): row}, number of rows of this sweep's name that it does not ask for).
+        ({(method, run): row}, number of rows of this sweep's name that it does not ask for, or that lack a direction).
+
+    Raises:
+        InputError: rows with the same knobs are of different data.
     """
     wanted = {(method.name, run): method.digest for method in sweep.methods for run in sweep.runs}
     mine = [row for row in rows if row["sweep"] == sweep.name]
-    found = {_key(row)[1:]: row for row in mine if wanted.get(_key(row)[1:]) == row["digest"]}
+    found = {
+        _key(row)[1:]: row
+        for row in mine
+        if wanted.get(_key(row)[1:]) == row["digest"] and set(sweep.directions) <= set(row["results"])
+    }
+    _check_same_data(sweep, found)
     return found, len(mine) - len(found)
+
+
+def _check_same_data(sweep: Sweep, rows: Mapping[tuple[str, Run], Row]) -> None:
+    """Raises InputError where a dataset was changed between two runs with the same knobs."""
+    firsts: dict[str, tuple[str, Row]] = {}
+    for (method, run), row in rows.items():
+        other, first = firsts.setdefault(run.knobs, (f"{method} {run.label}", row))
+        one, two = ("{dataset} ({dataset_fingerprint})".format(**each) for each in (first, row))
+        if one != two:
+            raise InputError(
+                f"rows of sweep {sweep.name!r} are of different data, {one} in {other} and {two} in {method} "
+                f"{run.label}, so they cannot be compared; delete the lines of the older data from {FILE} and their "
+                "workdirs, and run the same command again"
+            )
 
 
 def _key(row: Row) -> tuple[str, str, Run]:

@@ -231,6 +231,7 @@ def check_page(folder: pathlib.Path, sweep: Sweep) -> None:
     path = folder / PAGE
     if path.exists():
         placed(path.read_text(encoding="utf-8"), sweep.name, "", path)
+    _entries(folder / RESULTS)
 
 
 def write_tables(folder: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
@@ -240,9 +241,15 @@ def write_tables(folder: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
         InputError: one of the two holds something else.
     """
     results, page = folder / RESULTS, folder / PAGE
-    old = files.read_json(results) if results.exists() else []
-    if not isinstance(old, list):
-        raise InputError(f"{results} holds no list of results; choose another --output")
+    old = _entries(results)
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
     files.write_text(page, placed(text, sweep.name, markdown(sweep, rows), page))
     files.write_json(results, merged(old, sweep, rows))
+
+
+def _entries(path: pathlib.Path) -> list[dict[str, Any]]:
+    """What `results.json` holds, nothing where it is missing."""
+    found = files.read_json(path) if path.exists() else []
+    if not isinstance(found, list):
+        raise InputError(f"{path} holds no list of results; choose another --output")
+    return found

@@ -299,7 +299,7 @@ def test_bad_input_is_named():
     for options, message in (
         ({"k": -1}, "k=-1 must be at least 0"),
         ({"batch": 0}, "batch=0 must be at least 1"),
-        ({"max_rank": 0}, "max_rank=0 must be at least 1"),
+        ({"max_rank": 9}, "max_rank=9 must be at least 10"),
         ({"protocol": "paper"}, "unknown protocol 'paper'"),
         ({"metric": "manhattan"}, "unknown metric 'manhattan'"),
         ({"metric": "gated"}, "lacks gate, which metric gated needs"),

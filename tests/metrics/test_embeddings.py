@@ -140,6 +140,31 @@ def test_a_truncated_file_is_named(items, tmp_path, share):
     one_line(caught, path)
 
 
+def test_a_damaged_compressed_file_is_named(tmp_path):
+    path = tmp_path / "damaged.npz"
+    rows = np.arange(4000)
+    np.savez_compressed(path, embedding=rows[:, None].astype(np.float32), person_id=rows, camera_id=rows)
+    content = bytearray(path.read_bytes())
+    content[200:300] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a readable \.npz") as caught:
+        Embeddings.load(path)
+    one_line(caught, path)
+
+
+def test_names_in_bytes_are_utf_8(tmp_path):
+    path = tmp_path / "bytes.npz"
+    columns = {"embedding": np.zeros((2, 1)), "person_id": [0, 1], "camera_id": [0, 1]}
+    np.savez(path, **columns, modality=b"rgb")
+    assert Embeddings.load(path).modality == "rgb"
+    np.savez(path, **columns, camera_name=np.char.encode(["hall", "tür"], "utf-8"))
+    assert Embeddings.load(path).camera_name.tolist() == ["hall", "tür"]
+    np.savez(path, **columns, camera_name=np.char.encode(["hall", "tür"], "latin-1"))
+    with pytest.raises(InputError, match="camera_name is no UTF-8 text") as caught:
+        Embeddings.load(path)
+    one_line(caught, path)
+
+
 def test_a_missing_file_a_folder_and_a_plain_array_are_named(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         Embeddings.load(tmp_path / "none.npz")

@@ -382,7 +382,7 @@ def test_an_expanded_query_never_sees_its_twin():
         ({"name": "papper"}, "unknown protocol 'papper'; choose one of market"),
         ({"metric": "manhattan"}, "unknown metric 'manhattan'; choose one of euclidean"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
-        ({"max_rank": 0}, "max_rank=0 must be at least 1"),
+        ({"max_rank": 9}, "max_rank=9 must be at least 10"),
         ({"parameters": {"repeats": "many"}}, "cuhk03: repeats='many' is not of the form repeats=10"),
         ({"parameters": {"repeats": 0}}, "cuhk03: repeats=0 must be at least 1"),
         ({"parameters": {"trials": 3}}, "cuhk03 has no parameter 'trials'; its parameters and defaults: repeats=10"),

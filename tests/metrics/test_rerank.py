@@ -187,6 +187,15 @@ def test_expanded_queries_are_means_of_visible_neighbours():
     np.testing.assert_allclose(expand_queries(query, gallery, 9)[0], (0 + 1 + 2 + 12 + 2) / 5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("k", [30, 10**9])
+def test_more_neighbours_than_there_are_is_all_of_them(k):
+    rng = np.random.default_rng(8)
+    query, gallery = side(rng, 6), side(rng, 9)
+    for one, two in zip(reranked_ranks(query, gallery, k1=k, k2=k), reranked_ranks(query, gallery, k1=40, k2=15)):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(expand_queries(query, gallery, k), expand_queries(query, gallery, 9))
+
+
 def test_expanded_queries_of_cosine_are_means_of_directions():
     query = Side(np.array([[3.0, 0.0]], np.float32), np.array([1]), np.array([0]))
     gallery = Side(np.array([[0.0, 1.0], [8.0, 6.0]], np.float32), np.array([1, 1]), np.array([1, 2]))

@@ -157,7 +157,19 @@ def test_a_page_that_cannot_take_the_tables_is_refused_before_any_work(tmp_path,
     (tmp_path / "docs" / "results.md").write_text("<!-- sweep:trial begin -->\n")
     assert sweep.main([*words, f"--workdir={tmp_path / 'runs'}"]) == 2
     assert "results.md must hold" in capsys.readouterr().err
+    (tmp_path / "docs" / "results.md").unlink()
+    (tmp_path / "docs" / "results.json").write_text("{}")
+    assert sweep.main([*words, f"--workdir={tmp_path / 'runs'}"]) == 2
+    assert "results.json holds no list of results; choose another --output" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_output_that_is_no_folder_is_refused_before_any_work(tmp_path, flags, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run_tasks", lambda *_, **__: pytest.fail("it was run"))
+    words = flags()
+    (tmp_path / "docs").write_text("a file")
+    assert sweep.main([*words, f"--workdir={tmp_path / 'runs'}"]) == 2
+    assert f"--output={tmp_path / 'docs'} cannot be written" in capsys.readouterr().err
 
 
 def command(*words: str) -> list[str]:

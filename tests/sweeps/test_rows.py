@@ -37,6 +37,29 @@ def test_rows_of_other_settings_are_left_out_and_counted(make_sweep, make_row):
     assert stale == 2
 
 
+def test_a_row_without_a_direction_that_is_asked_for_is_left_out(make_sweep, make_row):
+    sweep = make_sweep()
+    row = make_row("ours", sweep.runs[0], 0.1)
+    del row["results"]["depth_to_rgb"]
+    assert rows_of(sweep, [row]) == ({}, 1)
+    assert rows_of(make_sweep(directions=("rgb_to_depth",)), [row])[1] == 0
+
+
+def test_rows_of_other_data_are_refused(make_sweep, make_row):
+    """Where the knobs are the same; another seed of the data is other data by itself."""
+    sweep = make_sweep()
+    first, second, _ = sweep.runs
+    rows = [make_row("ours", first, 0.1), make_row("ours", second, 0.1)]
+    assert len(rows_of(sweep, rows)[0]) == 2
+    changed = make_row("first", first, 0.1, dataset_fingerprint="later")
+    with pytest.raises(InputError) as error:
+        rows_of(sweep, [*rows, changed])
+    assert "people/quick/1.0.0 (of seed=1) in ours seed0-seed_1 and people/quick/1.0.0 (later) in first" in str(
+        error.value
+    )
+    assert rows_of(sweep, [*rows, changed | {"digest": "older"}])[1] == 1
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

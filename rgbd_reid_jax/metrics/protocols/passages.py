@@ -40,6 +40,8 @@ def mean_of_frames(items: Embeddings, wanted_by: str = "a mean over frames") -> 
         InputError: no recording_id, or a recording whose frames differ in another label.
     """
     recording = items.column("recording_id", wanted_by)
+    if not len(items):
+        raise InputError(f"{items.source} holds no embeddings, so {wanted_by} has no recordings; give a file with some")
     order = canonical_order(items)  # a sum's last bits, too, depend on no order of the rows
     ordered = items.take(order[np.argsort(recording[order], kind="stable")])
     codes, start, count = np.unique(np.sort(recording), return_index=True, return_counts=True)

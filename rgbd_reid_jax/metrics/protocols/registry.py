@@ -11,7 +11,7 @@ from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.metrics.protocols import open_set, passages, single_shot, sysu
 from rgbd_reid_jax.metrics.protocols.base import DEFINITIONS, STEP_AP, Task
 from rgbd_reid_jax.metrics.protocols.exclusion import ranked
-from rgbd_reid_jax.metrics.ranking import RULES, check_sides
+from rgbd_reid_jax.metrics.ranking import LEAST_MAX_RANK, RULES, check_sides
 from rgbd_reid_jax.metrics.ranks import METRICS
 
 
@@ -125,7 +125,7 @@ def evaluate(
         gallery: what they are compared with; may be the same set.
         metric: one of `METRICS`.
         seed: of draws and bootstrap, at least 0.
-        max_rank: length of the CMC curve.
+        max_rank: length of the CMC curve, at least 10.
         parameters: of the protocol, where they differ from its defaults; text is read as the default's type.
         groups: break the numbers down by clothes, cameras and type of recording.
         query_expansion: nearest gallery items that are averaged into each query; 0 for none.
@@ -144,7 +144,7 @@ def evaluate(
     protocol = PROTOCOLS[name]
     if metric not in METRICS:
         raise InputError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
-    for value, least, flag in ((seed, 0, "seed"), (max_rank, 1, "max_rank")):
+    for value, least, flag in ((seed, 0, "seed"), (max_rank, LEAST_MAX_RANK, "max_rank")):
         if value < least:
             raise InputError(f"{flag}={value} must be at least {least}")
     options = {"groups": groups, "query_expansion": query_expansion, "rerank": rerank}
