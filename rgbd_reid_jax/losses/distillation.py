@@ -10,8 +10,8 @@ The paper's (arXiv:1810.11641, step II) is the squared error summed over batch a
   in direction, so what all embeddings have in common no longer counts as agreement.
 
 They have one signature, `DISTILLATION_LOSSES[name](student, target, identity)`: float [B, D] twice, int32 [B] or None,
-and a float32 scalar; only `contrastive` looks at identities. Batches are global, as `pairs` says. `centred` takes a
-common mean out of both sides of any of them. `logits_divergence` is apart: it compares classifiers, not embeddings.
+and a float32 scalar; only `contrastive` looks at identities. Batches are global, as `pairs` says.
+`logits_divergence` is apart: it compares classifiers, not embeddings.
 """
 
 from collections.abc import Callable, Mapping
@@ -127,23 +127,6 @@ DISTILLATION_LOSSES: Mapping[str, DistillationLoss] = {
     "relational_angle": relational_angle,
     "contrastive": contrastive,
 }
-
-
-def centred(loss: DistillationLoss, mean: jax.Array) -> DistillationLoss:
-    """The loss on embeddings from which a vector is subtracted, on both sides.
-
-    Embeddings after a ReLU share a large mean, so the cosines of any two are high: without it, losses on directions
-    see what tells people apart. Differences and distances do not change. Retrieval by cosine has to subtract it too.
-
-    Args:
-        loss: one of `DISTILLATION_LOSSES`.
-        mean: float [D], the mean of the teacher's embeddings over its training frames.
-    """
-
-    def on_centred(student: jax.Array, target: jax.Array, identity: jax.Array | None = None) -> jax.Array:
-        return loss(_difference(student, mean[None]), _difference(target, mean[None]), identity)
-
-    return on_centred
 
 
 def logits_divergence(student: jax.Array, target: jax.Array, temperature: float = 4.0) -> jax.Array:

@@ -140,10 +140,14 @@ def _loss(name: str, options: LossOptions, views: Views) -> tuple[jax.Array, Fig
     assert name == LOGITS, "settings check names"
     assert views.twin_logits is not None, "settings check it"
     own, other = views.twin_logits
-    value = logits_divergence(own, other, options.logits_temperature)
-    if views.symmetric:
-        value = 0.5 * (value + logits_divergence(other, own, options.logits_temperature))
-    return value, {}
+    if not views.symmetric:
+        return logits_divergence(own, other, options.logits_temperature), {}
+    # Each learns from the other, which stays as it is meanwhile: arXiv:1706.00384, Algorithm 1.
+    ways = [
+        logits_divergence(one, jax.lax.stop_gradient(two), options.logits_temperature)
+        for one, two in ((own, other), (other, own))
+    ]
+    return 0.5 * (ways[0] + ways[1]), {}
 
 
 def _keywords(name: str, options: LossOptions) -> dict[str, Any]:

@@ -84,6 +84,11 @@ def _check_encoders(settings: Settings) -> None:
                 f"config.training.student.modality={own!r} is the teacher's too; distillation needs the other one: "
                 f"say --config.training.student.modality={other(taught)}"
             )
+        if settings.model.own_parts:
+            raise InputError(
+                f"config.model.own_parts={settings.model.own_parts}: a student starts from its teacher's weights, "
+                "which has none of the parts that would be the student's own; say --config.model.own_parts=0"
+            )
     mends = {}
     for modality in MODALITIES:
         fitting = [name for name, one in settings.training.items() if sees(one, modality)]

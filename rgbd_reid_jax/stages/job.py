@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
-from rgbd_reid_jax.core.distributed import check_same, first_then_others
+from rgbd_reid_jax.core.distributed import check_same, first_then_others, replicate
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import make_mesh
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
@@ -149,6 +149,7 @@ class Job:
         found = self.embedder(modality, stage)(*weights, frames, name)
         gate, maps = found.get("gate"), found.get("map")
         if maps is not None:
+            weights = replicate(weights, self.mesh, "weights")  # one process compares pairs, with all of them
             return Compared(labelled(found["embedding"], frames, modality), weights, maps, gate)
         return Compared(labelled(found["embedding"], frames, modality, gate), weights)
 

@@ -76,7 +76,7 @@ def stage_step(settings: Settings, name: str, num_identities: int) -> StageStep:
         seen = (network, settings.input, stage.modality, stage.augmentation, *common)
         if name == "student":
             return objectives.distillation_objective(*seen, target=stage.target, running=running)
-        return objectives.identity_objective(*seen)
+        return objectives.identity_objective(*seen, running=running)
 
     if name == "pair":
         pair = settings.pair(classes)

@@ -143,9 +143,10 @@ def _run(
     batches.start_prefetch()  # the first ones are decoded while the network is made
     size = job.settings.input
     key = job.key(name)
-    params, batch_stats = init(jax.random.fold_in(key, 0), size.height, size.width)
+    # To the host, so that no device keeps the whole of what it then holds its share of.
+    params, batch_stats = jax.device_get(init(jax.random.fold_in(key, 0), size.height, size.width))
     trainable, frozen, running = parted(stage, params)
-    state = create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, step.optimizer)
+    state = jax.device_get(create_state(jax.random.fold_in(key, 1), trainable, frozen, batch_stats, step.optimizer))
     weights = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     say(name, f"{weights:,} weights train, {sum(leaf.size for leaf in jax.tree.leaves(frozen)):,} are frozen")
     count = stage.batch_size * (len(MODALITIES) if stage.modality == BOTH else 1)

@@ -16,7 +16,6 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -233,7 +232,7 @@ def _latest(
     checkpoints: Checkpoints, state: TrainState, iterator: grain.DatasetIterator, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, int]:
     """The latest checkpoint's state and step, the iterator set to its position; else a copy of `state`, and 0."""
-    copy = jax.tree.map(jnp.copy, state)  # to be donated; the caller's stays
+    copy = jax.tree.map(np.array, state)  # to be donated; the caller's stays. On the host: it may fill a device
     state = place(copy, shardings(copy, mesh), "initial state")
     step = checkpoints.latest_step() or 0
     if step:

@@ -46,8 +46,13 @@ def identity_objective(
     augmentation: Augmentation,
     losses: Mapping[str, float],
     options: LossOptions,
+    *,
+    running: frozenset[str] = NONE_RUNNING,
 ) -> Objective:
-    """Losses on identities; the batch holds `identity` int32 [B] and the images of `modality`, of both for "both"."""
+    """Losses on identities; the batch holds `identity` int32 [B] and the images of `modality`, of both for "both".
+
+    `running` names batch-norm layers that keep their running statistics.
+    """
 
     def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
         if modality == BOTH:
@@ -57,7 +62,7 @@ def identity_objective(
         else:
             augment_key, dropout_key = jax.random.split(key)
             images = train_input(spec, modality, batch, augment_key, augmentation)
-        output, new_stats = model.train(params, batch_stats, images, dropout_key, modality=modality)
+        output, new_stats = model.train(params, batch_stats, images, dropout_key, running, modality)
         views = Views(batch["identity"], model.metric_feature(output), output.logits, modality == BOTH)
         loss, figures = weighted_loss(losses, options, views)
         return loss, (new_stats, figures)
@@ -185,7 +190,7 @@ def pair_objective(
             feature=in_turn(*(pair.network.metric_feature(outputs[name]) for name in MODALITIES)),
             logits=None if logits is None else in_turn(logits["rgb"], logits["depth"]),
             both=True,
-            twins=(outputs["rgb"].dropped, outputs["depth"].dropped),
+            twins=(outputs["rgb"].embedding, outputs["depth"].embedding),
             twin_logits=None if logits is None else (logits["rgb"], logits["depth"]),
             symmetric=True,
             squared=squared,

@@ -11,7 +11,6 @@ from rgbd_reid_jax.core.mesh import batch_sharding
 from rgbd_reid_jax.losses.distillation import (
     DISTILLATION_LOSSES,
     bank_similarity,
-    centred,
     contrastive,
     logits_divergence,
     mean_cosine,
@@ -209,17 +208,6 @@ def test_relations_do_not_depend_on_place_size_or_turn(pair):
         loss = _VALUE_AND_GRADIENT[name]
         assert float(loss(moved, target, None)[0]) == pytest.approx(float(loss(student, target, None)[0]), rel=1e-4)
         assert float(loss(moved, student, None)[0]) == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", _NAMES)
-def test_centred_takes_the_mean_from_both_sides(pair, name):
-    mean = np.array([3, -7, 20, 5], np.float32)
-    loss = jax.jit(centred(DISTILLATION_LOSSES[name], jnp.asarray(mean)))
-    expected = float(_VALUE_AND_GRADIENT[name](*pair, _IDENTITY)[0])
-    assert float(loss(pair[0] + mean, pair[1] + mean, _IDENTITY)) == pytest.approx(expected, rel=1e-4)
-    moved = float(_VALUE_AND_GRADIENT[name](pair[0] + mean, pair[1] + mean, _IDENTITY)[0])
-    without_effect = name in ("sum_squared", "mean_squared", "relational_distance", "relational_angle")
-    assert (moved == pytest.approx(expected, rel=1e-3)) == without_effect
 
 
 def test_bank_similarity_equals_a_loop_and_finite_differences(pair):

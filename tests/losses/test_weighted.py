@@ -171,6 +171,12 @@ def test_logits_go_both_ways_where_both_learn(views):
     assert float(both_ways) == pytest.approx((there + back) / 2, rel=1e-5)
     assert float(exchanged) == pytest.approx(float(both_ways), rel=1e-5)
 
+    def loss(own):
+        return value_of({"logits": 1.0}, dataclasses.replace(views, symmetric=True, twin_logits=(own, other)))[0]
+
+    slope = jax.grad(lambda own: logits_divergence(own, other, 2.0))(own)
+    np.testing.assert_allclose(jax.grad(loss)(own), slope / 2, atol=1e-6)  # the other one's target pulls nothing
+
 
 def test_rows_of_one_modality_have_their_own_identities(views):
     one: Any = Views(views.identity, feature=views.feature[:6], logits=views.logits[:6])

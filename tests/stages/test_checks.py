@@ -165,6 +165,7 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
         ("two_stream.py", {"model.own_parts": 6}, ["config.model.own_parts=6 must be a whole number from 0 to 5"]),
         ("two_stream.py", {"model.own_parts": 1.5}, ["config.model.own_parts=1.5 must be a whole number"]),
         ("mutual.py", {"model.own_parts": 1}, ["model.own_parts must be 0 in stage pair"]),
+        ("distill.py", {"model.own_parts": 1}, ["model.own_parts=1: a student starts from its teacher's weights"]),
         (
             "two_stream.py",
             {"model.backbone": "vit_small14", "input.height": 56, "input.width": 28},

@@ -1,5 +1,6 @@
 """Two encoders and their gate: untrained gates change nothing, trained ones give the distances that loops give."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -61,6 +62,16 @@ def test_untrained_gates_change_no_loss(tiny_model, networks, rows, tools, every
     assert set(losses) <= set(found["none"])
     for kind in _KINDS:
         assert found[kind] == pytest.approx(found["none"], rel=1e-5, abs=1e-6), kind
+
+
+def test_dropout_is_for_the_classifier_alone(tiny_model, networks, rows, tools, every_norm):
+    """Two networks with masks of their own would never be at one."""
+    model = dataclasses.replace(tiny_model, dropout=0.5)
+    losses = {"normalised_squared": 1.0, "pair_softmax": 1.0, "identity": 1.0}
+    pair, params, batch_stats = made(model, networks, "none")
+    objective = pair_objective(pair, tools.spec, tools.still, losses, _OPTIONS, normalise=True, running=every_norm)
+    one, other = (objective(params, batch_stats, rows, jax.random.key(seed))[1][1] for seed in (0, 1))
+    assert {name for name in losses if float(one[name]) != float(other[name])} == {"identity"}
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -26,6 +26,7 @@ _SPEC = InputSpec(16, 8, "relative")
 _STILL = Augmentation(crop_area=(1.0, 1.0), crop_ratio=(2.0, 2.0), flip=0.0)
 _ALL = ((".*", "train"),)
 _IDENTITY, _PLAIN, _SMOOTHED = {"identity": 1.0}, LossOptions(), LossOptions(smoothing=0.1)
+_RULES_OF_ALL = ((r"(backbone|classifier)/.*", "train"), (r"(embedding|embedding_bn)/.*", "freeze"))
 _RULES = ((r"backbone/(conv1|bn1|layer1_0)/.*", "train"), (r"(backbone/layer2_0|embedding|embedding_bn)/.*", "freeze"))
 
 
@@ -170,6 +171,17 @@ def test_identities_of_one_batch_are_learnt(tiny_model, network, batch):
     assert losses[0] == pytest.approx(np.log(4), abs=0.05)
     assert losses[-1] < 0.05
     assert float(figures["accuracy"]) == 1.0
+
+
+def test_networks_that_learn_people_may_keep_running_statistics(tiny_model, network, batch):
+    running = norms(partition(network[0], _RULES_OF_ALL)[1])
+    options = (tiny_model, _SPEC, "depth", _STILL, _IDENTITY, _PLAIN)
+    _, (stats, _) = jax.jit(objectives.identity_objective(*options, running=running))(
+        *network, batch, jax.random.key(0)
+    )
+    kept = {path: (leaf == flat(network[1])[path]).all() for path, leaf in flat(stats).items()}
+    assert {path.rsplit("/", 1)[0] for path, same in kept.items() if same} == running
+    assert not all(kept.values())
 
 
 def test_targets_of_one_batch_are_learnt(tiny_model, network, batch):
