@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Usage: ./launch.sh COMMAND [OPTIONS] --config=... --workdir=... [--config.NAME=VALUE ...] [--stages=...]
+Usage: ./launch.sh COMMAND [OPTIONS] --config=... --workdir=... [--config.NAME=VALUE ...] [--stages=...] [--reuse=...]
 
 Commands:
   local [N]   on this machine, as N processes that share its devices (default: one)
@@ -67,7 +67,10 @@ option_type='' option_zone=''
 
 run_argument() { # ARGUMENT
   run_args+=("$1")
-  if [[ $1 == --workdir=* ]]; then workdir=${1#*=}; fi
+  if [[ $1 == --workdir=* ]]; then
+    workdir=${1#*=}
+    while [[ $workdir == ?*/ ]]; do workdir=${workdir%/}; done # logs lie beside it
+  fi
 }
 
 parse() { # "OPTIONS WITH A VALUE" "SWITCHES" ARGUMENT...: sets option_NAME, run_args and workdir
@@ -80,8 +83,8 @@ parse() { # "OPTIONS WITH A VALUE" "SWITCHES" ARGUMENT...: sets option_NAME, run
       --dry-run) dry_run=true ;;
       -h | --help) usage && exit 0 ;;
       --) shift && while (($#)); do run_argument "$1" && shift; done && break ;;
-      --config=* | --workdir=* | --stages=* | --config.*=*) run_argument "$1" ;;
-      --config | --workdir | --stages | --config.*)
+      --config=* | --workdir=* | --stages=* | --reuse=* | --config.*=*) run_argument "$1" ;;
+      --config | --workdir | --stages | --reuse | --config.*)
         if (($# < 2)) || [[ $2 == --* ]]; then fail "$1 needs a value, as in $1=VALUE"; fi
         run_argument "$1=$2"
         shift
@@ -94,7 +97,7 @@ parse() { # "OPTIONS WITH A VALUE" "SWITCHES" ARGUMENT...: sets option_NAME, run
         elif [[ $values == *" $name "* ]]; then
           fail "--$name needs a value, as in --$name=VALUE"
         else
-          fail "unknown option '$1' of $command (valid: $(list "$values$switches"), and the run's --config, --workdir, --stages)"
+          fail "unknown option '$1' of $command (valid: $(list "$values$switches"), and the run's --config, --workdir, --stages, --reuse)"
         fi
         ;;
       *) fail "argument '$1' is not an option; options look like --workdir=runs/distill" ;;
@@ -180,7 +183,7 @@ local_mode() {
 }
 
 several() { # COUNT: starts the processes and watches them; uses environment and words of local_mode
-  local count=$1 index logs=${option_logs:-$workdir.logs} port=$option_port gpus=() own line lines=()
+  local count=$1 index logs=${option_logs:-${workdir/#\~\//$HOME/}.logs} port=$option_port gpus=() own line lines=()
   if [[ -z $option_logs && -z $workdir ]]; then fail "local $count needs --workdir=DIR, or --logs=DIR for the logs"; fi
   if [[ -z $option_devices ]]; then
     while read -r line; do gpus+=("$line"); done < <(visible_gpus)
@@ -218,7 +221,7 @@ several() { # COUNT: starts the processes and watches them; uses environment and
 }
 
 visible_gpus() { # one line for each GPU that a process started here would see
-  if [[ ${JAX_PLATFORMS:-cuda} != *cuda* ]]; then return; fi
+  if [[ ${JAX_PLATFORMS:-cuda} != *cuda* && $JAX_PLATFORMS != *gpu* ]]; then return; fi
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -v -e '^$' -e '^-1$' || true
   elif command -v nvidia-smi >/dev/null; then
@@ -263,7 +266,7 @@ watch_processes() { # LOGS: waits for all; ends with the status of process 0 if 
       killing=true
       deadline=$((SECONDS + GRACE_S))
     fi
-    sleep 0.2
+    sleep 0.2 || true # Ctrl-C ends it, and the script otherwise
   done
   if [[ -z $first ]]; then exit 0; fi
   if ((first > 0 && stops == 0)); then
@@ -289,7 +292,7 @@ slurm_mode() {
   matching name "$NAME_FORM" "$NAME_WORDS"
   matching partition '[A-Za-z0-9_.,-]+' 'names of partitions'
   matching account '[A-Za-z0-9_.-]+' 'the name of an account'
-  local logs=${option_logs:-$workdir.logs} per_node=${option_gpus:-0} tasks=1
+  local logs=${option_logs:-${workdir/#\~\//$HOME/}.logs} per_node=${option_gpus:-0} tasks=1
   if [[ $logs == *[[:space:]\"\'\\%]* ]]; then fail "--logs='$logs' must hold no spaces, quotes, backslashes and percent signs"; fi
   if ((per_node)); then tasks=$per_node; fi
   local script
@@ -309,7 +312,7 @@ $(if [[ -n $option_account ]]; then echo "#SBATCH --account=$option_account"; fi
 # Five minutes before the limit this shell gets USR1; the tasks then get TERM, save the step they are at and end.
 requeue=false
 trap 'requeue=true; scancel --signal=TERM \"\$SLURM_JOB_ID\"' USR1
-srun --kill-on-bad-exit=1 $(quote "${PYTHON:-python}" -m rgbd_reid_jax.main "${run_args[@]}") --distributed=slurm &
+srun --kill-on-bad-exit=1${option_cpus:+ --cpus-per-task=$option_cpus} $(quote "${PYTHON:-python}" -m rgbd_reid_jax.main "${run_args[@]}") --distributed=slurm &
 step=\$!
 wait \"\$step\"
 status=\$?

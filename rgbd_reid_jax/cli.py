@@ -179,12 +179,12 @@ def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
     if values.distributed:
         distributed.start(values.distributed)
         distributed.check_same(_facts([config, list(stages), values.reuse]))
-    with _voice(), Workdir(pathlib.Path(values.workdir)) as workdir:
+    with _voice(), Workdir(pathlib.Path(values.workdir).expanduser()) as workdir:
         job = Job(settings, workdir, config)
         check_devices(job, stages)
         workdir.claim(config)  # last, so that a command that was refused leaves the folder free
         if values.reuse:
-            reuse_stages(job, [pathlib.Path(folder) for folder in values.reuse])
+            reuse_stages(job, [pathlib.Path(folder).expanduser() for folder in values.reuse])
         try:
             run_stages(job, stages)
         except OutOfMemory as error:

@@ -88,6 +88,10 @@ class ChunkStore:
         """Writes a chunk from `pack`, whole or not at all."""
         files.write_bytes(self.path(name), content)
 
+    def size(self) -> int:
+        """Bytes of the chunks that are there."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.chunk"))
+
     def remove(self) -> None:
         """Deletes this store and those of other fingerprints beside it."""
         for folder in self._parent.glob(folder_name("*")):

@@ -54,6 +54,9 @@ def prepare(
         InputError: no space, or the dataset there is damaged or has another fingerprint.
     """
     folder = pathlib.Path(folder)
+    if (folder / MANIFEST).is_file() and not _marker(folder).exists():  # readers do not wait for each other
+        verify(folder, fingerprint)
+        return _quietly_made(make_builder)
     with locked(folder, stage) as mine:
         if mine:
             _drop_unfinished(folder)

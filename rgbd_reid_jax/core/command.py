@@ -46,7 +46,12 @@ def print_result(command: Callable[[], str], when_interrupted: str) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; {when_interrupted}", file=sys.stderr, flush=True)
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return nobody_reads()
     return 0
+
+
+def nobody_reads() -> int:
+    """The exit status where `| head` has seen enough; what is still buffered goes nowhere when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

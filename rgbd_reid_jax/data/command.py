@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rgbd_reid_jax.core.command import Parser
+from rgbd_reid_jax.core.command import Parser, nobody_reads
 from rgbd_reid_jax.core.errors import InputError, disk_full
 from rgbd_reid_jax.core.signals import interrupts_kept
 from rgbd_reid_jax.data import dataset
@@ -91,7 +91,7 @@ def training_command_line(
 
 
 def status_of(command: Callable[[], int], when_interrupted: str) -> int:
-    """The exit status of a command: its own, 2 for input that cannot be used, 130 when interrupted.
+    """The exit status of a command: its own, 2 for input that cannot be used, 130 or 141 as `print_result` has them.
 
     Args:
         command: gives its exit status.
@@ -100,11 +100,15 @@ def status_of(command: Callable[[], int], when_interrupted: str) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with interrupts_kept():
-            return command()
+            status = command()
+        sys.stdout.flush()
+        return status
     except InputError as error:
         return _complain(f"error: {error}", _UNUSABLE)
     except KeyboardInterrupt:
         return _complain(f"interrupted; {when_interrupted}", _INTERRUPTED)
+    except BrokenPipeError:
+        return nobody_reads()
     except OSError as error:
         where = disk_full(error)
         if where is not None:

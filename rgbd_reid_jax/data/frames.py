@@ -13,7 +13,6 @@ never imported.
 import concurrent.futures
 import dataclasses
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rgbd_reid_jax.core import cpus
 from rgbd_reid_jax.core.errors import InputError, out_of_memory
 from rgbd_reid_jax.core.mesh import replicated
 from rgbd_reid_jax.core.progress import Progress
@@ -247,11 +247,7 @@ def read_split(builder: Any, split: str, cache: str, workers: int = 0) -> Frames
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(split, deserialize_method=raw)
-    return kinds[cache](Records(source, f"{builder.info.full_name} {split}"), workers or _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return kinds[cache](Records(source, f"{builder.info.full_name} {split}"), workers or cpus.usable())
 
 
 def identities(person_ids: np.ndarray) -> tuple[np.ndarray, int]:

@@ -7,13 +7,13 @@ of it can be told at once.
 import concurrent.futures
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from rgbd_reid_jax.core import cpus
 from rgbd_reid_jax.data.records import IMAGES, LABELS, NAMES
 from tfds_builders import schema
 from tfds_builders.recorded.images import FARTHEST_MM
@@ -88,7 +88,7 @@ def look_at(name: str, source: Any, report: Callable[[int], object]) -> Split:
         report: is told how many records are done.
     """
     seen: list[Seen] = []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpus.usable()) as pool:
         for start in range(0, len(source), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(source)))
             seen += pool.map(look, source.__getitems__(rows))

@@ -26,11 +26,11 @@ the 4s cover the rounding of the factors and offsets to float32 and the last sub
 import concurrent.futures
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from rgbd_reid_jax.core import cpus
 from rgbd_reid_jax.core.errors import InputError
 
 METRICS = ("euclidean", "cosine", "gated")
@@ -323,7 +323,7 @@ def error_bound(query: Operand, gallery: Operand, width: int, roundoff: float) -
 
 def _in_threads(work: Callable[[int, int], None], count: int) -> None:
     """Calls work(begin, end) for pieces of range(count) on all processors (NumPy lets threads run side by side)."""
-    threads = min(os.cpu_count() or 1, count // 64)
+    threads = min(cpus.usable(), count // 64)
     if threads < 2:
         work(0, count)
         return

@@ -202,5 +202,10 @@ def encoder_weights(stage: str, modality: str, params: Any, batch_stats: Any) ->
 
 
 def fingerprint(builder: Any) -> str | None:
-    """What tells a dataset's content apart from that of another of the same name; None where the builder has none."""
-    return (builder.info.metadata or {}).get("fingerprint")
+    """What tells a dataset's content apart from that of another of the same name; None where the builder has none.
+
+    Of what was recorded, that is how it was read and which files it was read from.
+    """
+    metadata = builder.info.metadata or {}
+    found = [metadata[name] for name in ("fingerprint", "source_fingerprint") if name in metadata]
+    return "-".join(found) or None

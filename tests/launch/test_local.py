@@ -21,6 +21,16 @@ def test_one_process_is_a_plain_command(tmp_path):
     assert shlex.split(text) == ["env", "JAX_PLATFORMS=cpu", flags, "python", "-m", "rgbd_reid_jax.main", CONFIG]
 
 
+def test_logs_lie_beside_the_workdir_however_it_is_written(tmp_path):
+    arguments = ["local", "2", "--port=1", "--devices=1", "--reuse=runs/a", CONFIG]
+    make, *_ = printed(*arguments, "--workdir=runs/x//", cwd=tmp_path).splitlines()
+    assert make == "mkdir -p runs/x.logs"
+    make, first, *_ = printed(*arguments, "--workdir=~/x", cwd=tmp_path, HOME="/home/me").splitlines()
+    assert make == "mkdir -p /home/me/x.logs"
+    words = ["--reuse=runs/a", CONFIG, "--workdir=~/x", "--distributed=env", "&"]
+    assert shlex.split(first)[-5:] == words
+
+
 def test_what_follows_two_dashes_is_handed_on(tmp_path):
     words = shlex.split(printed("local", "--", "--nodes=3", "x", cwd=tmp_path))
     assert words == ["python", "-m", "rgbd_reid_jax.main", "--nodes=3", "x"]
@@ -46,6 +56,7 @@ def test_gpus_are_counted_by_the_driver(tmp_path):
     folder.mkdir()
     text = printed("local", "2", "--logs=l", "--port=1", CONFIG, cwd=folder, **path, JAX_PLATFORMS="")
     assert [re.findall(r"CUDA_VISIBLE_DEVICES=(\S+)", line) for line in text.splitlines()[1:3]] == [["0"], ["1"]]
+    assert printed("local", "2", "--logs=l", "--port=1", CONFIG, cwd=folder, **path, JAX_PLATFORMS="gpu") == text
     done = launch("local", "4", "--logs=l", "--port=1", CONFIG, cwd=folder, **path, JAX_PLATFORMS="")
     assert done.returncode == 2
     assert "4 processes do not divide the 2 GPUs; choose another number, or --devices=K" in done.stderr
@@ -97,20 +108,25 @@ def _alive(folder: pathlib.Path) -> list[str]:
     return [line for line in found.stdout.splitlines() if str(folder / "stand_in") in line]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_process(tmp_path, number):
-    python = stand_in(tmp_path, f'trap "echo stopped >>{tmp_path}/stopped; exit 130" TERM; while :; do sleep 0.1; done')
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)]
+)
+def test_a_signal_reaches_every_process(tmp_path, number, send):
+    """Also a terminal's, which goes to all that the launcher has started as well; it waits until they have saved."""
+    saved = f"sleep 0.7; echo stopped >>{tmp_path}/stopped; exit 130"
+    python = stand_in(tmp_path, f'trap "{saved}" TERM; while :; do sleep 0.1; done')
     process = subprocess.Popen(
         ["bash", str(LAUNCH), "local", "2", "--port=1", "--logs=l"],
         cwd=tmp_path,
         env={**os.environ, "PYTHON": python, "JAX_PLATFORMS": "cpu"},
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     while not (tmp_path / "started").exists() or len((tmp_path / "started").read_text().splitlines()) < 2:
         time.sleep(0.02)
     time.sleep(0.2)  # for the traps
-    process.send_signal(number)
+    send(process.pid, number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "is passed on; a second one ends all processes at once" in errors

@@ -25,7 +25,7 @@ def test_the_slurm_script(tmp_path):
     ]
     (run,) = (line for line in script.splitlines() if line.startswith("srun"))
     words = ["/env/bin/python", "-m", "rgbd_reid_jax.main", CONFIG, "--workdir=runs/x", *ODD, "--distributed=slurm"]
-    assert shlex.split(run) == ["srun", "--kill-on-bad-exit=1", *words, "&"]
+    assert shlex.split(run) == ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=12", *words, "&"]
     plain = printed(*SLURM, CONFIG, "--workdir=x", cwd=tmp_path)
     assert "ntasks-per-node=1\n" in plain
     assert "gpus" not in plain

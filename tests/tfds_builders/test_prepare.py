@@ -182,6 +182,17 @@ def test_a_second_builder_waits_for_the_first(tmp_path, capsys):
     assert "another process builds" in capsys.readouterr().out
 
 
+def test_readers_of_a_finished_dataset_do_not_wait(dataset):
+    builder, found = fake_builder(dataset), []
+    thread = threading.Thread(
+        target=lambda: found.append(prepare_lib.prepare(lambda: builder, dataset, fingerprint="cafe")), daemon=True
+    )
+    with prepare_lib.locked(dataset, "dataset"):
+        thread.start()
+        thread.join(timeout=30)
+    assert found == [builder]
+
+
 def test_a_finished_dataset_on_a_read_only_disk_is_reused(dataset, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.stages.job import fingerprint
 from tfds_builders import schema
 from tfds_builders.rgbd_folder import example_tree, read, rows
 from tfds_builders.rgbd_folder.rgbd_folder_dataset_builder import Builder, config_of, prepare
@@ -262,7 +263,11 @@ def test_another_tree_under_an_old_name_is_refused_and_a_title_gives_it_its_own(
         build(tmp_path, tmp_path / "two")
     second = build(tmp_path, tmp_path / "two", title="two")
     assert first.data_path != second.data_path
-    assert prepare(config_of("small", {}), tmp_path / "data").data_path == first.data_path, "the tree is needed no more"
+    again = prepare(config_of("small", {}), tmp_path / "data")
+    assert again.data_path == first.data_path, "the tree is needed no more"
+    elsewhere = build(tmp_path / "elsewhere", tmp_path / "two")  # the same name; a run goes on with neither's data
+    assert elsewhere.info.full_name == first.info.full_name
+    assert fingerprint(again) == fingerprint(first) != fingerprint(elsewhere)
 
 
 def test_both_sizes_are_configs():

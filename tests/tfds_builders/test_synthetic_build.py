@@ -160,6 +160,17 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, tiny_data_dir, render
     _assert_same_records(resumed, prepare("tiny", tiny_data_dir))
 
 
+def test_finished_parts_need_no_more_space(tmp_path, monkeypatch):
+    needed = []
+    monkeypatch.setattr(prepare_lib, "prepare", lambda *_, bytes_needed, **__: needed.append(bytes_needed))
+    prepare("tiny", tmp_path)
+    kept = _folder(tmp_path) / f"building-{fingerprint(named_config('tiny'))}"
+    kept.mkdir(parents=True)
+    (kept / "train-2x00000.chunk").write_bytes(bytes(1000))
+    prepare("tiny", tmp_path)
+    assert needed[0] - needed[1] == 1000
+
+
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_an_interrupt_leaves_nothing_that_is_trusted(tmp_path, monkeypatch, failure, rendered):
     original = files.write_bytes
@@ -239,6 +250,10 @@ def test_contact_sheet_shows_the_people(tmp_path, capsys):
     sheet = cv2.imread(str(out))
     assert sheet is not None
     assert sheet.shape == (2 * (3 * 64 * 2 + 14), 4 * (2 * 32 + 1) * 2, 3)
+    assert contact_sheet.main([*arguments, "--scale=0"]) == 2
+    assert capsys.readouterr().err == "contact_sheet: --scale=0 must be at least 1\n"
+    assert contact_sheet.main([*arguments, "--output=/dev/null/x.png"]) == 2
+    assert "--output=/dev/null/x.png cannot be written" in capsys.readouterr().err
     assert contact_sheet.main([*arguments, "--knobs=nonsense=1"]) == 2
     assert "nonsense" in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from rgbd_reid_jax.core import cpus
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress, say
 from tfds_builders import chunks, knobs, schema
@@ -137,8 +138,9 @@ class RecordedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         metadata.update(scan.metadata, source_fingerprint=source, source_times=as_read, findings=[])
         config = self.builder_config
         parent = pathlib.Path(self.data_dir_root) / self.name / config.name
-        prepare_lib.check_free_space(parent, 10 * config.height * config.width * sum(map(len, scan.frames.values())))
         self._store = self._chunks_of(parent, as_read)
+        needed = 10 * config.height * config.width * sum(map(len, scan.frames.values()))
+        prepare_lib.check_free_space(parent, needed - self._store.size())
         reading = _Reading(self, root, scan, self._store, self._building)
         return {split: reading.shards(split) for split in SPLITS if scan.frames.get(split)}
 
@@ -298,7 +300,7 @@ def _chunk_name(split: str, number: int) -> str:
 @contextlib.contextmanager
 def _pool(workers: int, frames: int) -> Iterator[tuple[Callable[..., Any], int]]:
     """(submit, number of processes); a small tree is read in this process, for a pool takes seconds to start."""
-    count = workers or (os.cpu_count() or 1 if frames >= _FRAMES_WORTH_A_POOL else 1)
+    count = workers or (cpus.usable() if frames >= _FRAMES_WORTH_A_POOL else 1)
     if count == 1:
         yield _Now, 1
         return

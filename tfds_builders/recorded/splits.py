@@ -61,7 +61,10 @@ def official_splits(path: pathlib.Path, fold: int, num_identities: int) -> dict[
     for name, ids in split.items():
         for one in ids:
             if not 0 <= one < num_identities:
-                raise InputError(f"{path}: fold {fold} names identity {one}; there are 0 to {num_identities - 1}")
+                raise InputError(
+                    f"{path}: fold {fold} names identity {one}; there are 0 to {num_identities - 1}. Give the "
+                    "meta.json that belongs to it, or remove it for a seeded split"
+                )
             if one in seen:
                 raise InputError(f"{path}: fold {fold} has identity {one} in {seen[one]} and in {name}; mend the file")
             seen[one] = name

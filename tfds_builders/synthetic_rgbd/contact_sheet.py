@@ -73,11 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(
                 f"--first={options.first}: split {options.split} has {config.people(options.split)} people"
             )
+        for flag in ("people", "frames", "scale"):
+            if getattr(options, flag) < 1:
+                raise InputError(f"--{flag}={getattr(options, flag)} must be at least 1")
         sheet = contact_sheet(config, options.split, np.arange(options.first, last), options.frames, options.scale)
+        files.write_bytes(options.output, encode_sheet(sheet))
+    except OSError as error:
+        print(f"contact_sheet: --output={options.output} cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     except (ValueError, SyntaxError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)
         return 2
-    files.write_bytes(options.output, encode_sheet(sheet))
     return 0
 
 

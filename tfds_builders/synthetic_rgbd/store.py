@@ -66,7 +66,7 @@ class ChunkStore:
     def __init__(self, config: SyntheticRgbdConfig, parent: pathlib.Path):
         self._config = config
         self._store = chunks.ChunkStore(parent, fingerprint(config))
-        self.folder, self.remove = self._store.folder, self._store.remove
+        self.folder, self.remove, self.size = self._store.folder, self._store.remove, self._store.size
         self.frames_rendered = 0
         self._per_chunk = max(1, _FRAMES_PER_CHUNK // config.frames_per_person)
 

@@ -115,11 +115,12 @@ def prepare(
     config = config_lib.named_config(config) if isinstance(config, str) else config
     config_lib.check(config)
     data_dir = pathlib.Path(data_dir).expanduser()
+    parent = data_dir / Builder.name / config.name
     return prepare_lib.prepare(
         lambda: Builder(config=config, data_dir=str(data_dir)),
-        data_dir / Builder.name / config.name / str(Builder.VERSION),
+        parent / str(Builder.VERSION),
         fingerprint=config_lib.fingerprint(config),
-        bytes_needed=expected_bytes(config),
+        bytes_needed=expected_bytes(config) - ChunkStore(config, parent).size(),
         file_format=FILE_FORMAT,
         stage=_STAGE,
     )
