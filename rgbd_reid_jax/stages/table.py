@@ -8,9 +8,9 @@ from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.stages.evaluation import run_evaluation
 from rgbd_reid_jax.stages.export import cpu_device, run_export
 from rgbd_reid_jax.stages.job import Job
-from rgbd_reid_jax.stages.order import outdated_by
+from rgbd_reid_jax.stages.order import outdated_by, stands_on, training_order
 from rgbd_reid_jax.stages.report import run_report
-from rgbd_reid_jax.stages.training import check_batch_size, run_baseline, run_pair, run_student, run_teacher
+from rgbd_reid_jax.stages.training import check_batch_size, check_data, run_baseline, run_pair, run_student, run_teacher
 
 STAGES: Mapping[str, Callable[[Job], int | None]] = {
     "teacher": run_teacher,
@@ -41,6 +41,11 @@ def run_stages(job: Job, stages: Collection[str]) -> None:
     `stages` lacks them, in a later run.
     """
     order = job.settings.stages
+    known = training_order(order, job.settings.training)
+    pending = [stage for stage in known if stage in stages and not job.workdir.finished(stage)]
+    if pending and all(job.workdir.finished(one) for one in stands_on(pending[0], known)):
+        for stage in pending:  # before the first one trains; where that lacks another, it says so itself
+            check_data(job, stage)
     for stage in order:
         if stage not in stages:
             continue

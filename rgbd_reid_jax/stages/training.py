@@ -14,6 +14,7 @@ from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.frames import Frames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
+from rgbd_reid_jax.data.sampling import batch_rows
 from rgbd_reid_jax.metrics.ranking import as_results
 from rgbd_reid_jax.stages.galleries import check_validation
 from rgbd_reid_jax.stages.job import Job, encoder_weights
@@ -179,6 +180,16 @@ def check_batch_size(job: Job, name: str) -> None:
     """Raises InputError unless a training stage's batch divides among the devices of this process."""
     stage = job.settings.training[name]
     check_batch(stage.batch_size, job.mesh, f"training.{name}.batch_size", stage.micro_batches)
+
+
+def check_data(job: Job, name: str) -> None:
+    """Raises InputError where the data cannot fill a training stage's batches, or suit no ranking of its people."""
+    check_validation(job, name)
+    stage, frames = job.settings.training[name], job.training_frames(name)
+    try:
+        batch_rows(stage.sampling, frames.labels, stage.batch_size, job.settings.seed)
+    except InputError as error:
+        raise InputError(f"config.training.{name}.{error}") from error
 
 
 class _Validation:

@@ -273,6 +273,7 @@ def test_published_weights_that_cannot_be_used(capsys, tmp_path, tiny_data_dir, 
         f"{TEACHER}.batch_size=8",
         f"{TEACHER}.sampling.people=4",
         f"{TEACHER}.sampling.frames=2",
+        f"{STUDENT}.batch_size=8",
     )
     assert str(path) in line
     assert words in line
@@ -293,4 +294,17 @@ def test_batch_larger_than_the_data(capsys, tmp_path, tiny_data_dir, sampling, w
         "--config.dataset.config=tiny",
         f"{TEACHER}.sampling.name={sampling}",
     )
-    assert words in line
+    assert f"config.training.teacher.{words}" in line
+
+
+def test_a_later_stage_s_batch_is_refused_before_any_training(capsys, tmp_path, tiny_data_dir):
+    line = refused(
+        capsys,
+        SYNTHETIC,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset.data_dir={tiny_data_dir}",
+        "--config.dataset.config=tiny",
+        *(f"{TEACHER}.{name}" for name in ("batch_size=8", "sampling.people=4", "sampling.frames=2")),
+    )
+    assert "config.training.student.batch_size=64 exceeds the 48 training frames" in line
+    assert not (tmp_path / "run" / "checkpoints").exists()
