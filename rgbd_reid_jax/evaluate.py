@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rgbd_reid_jax.core import files
-from rgbd_reid_jax.core.command import Parser, print_result
+from rgbd_reid_jax.core.command import Parser, print_result, writable
 from rgbd_reid_jax.core.errors import InputError, disk_full, memory_for
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.metrics.embeddings import Embeddings
@@ -52,8 +52,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Scores saved embeddings; docs/evaluation.md.",
     )
     add = parser.add_argument
-    add("--query", metavar="FILE.npz", help="embedding [N, D], person_id [N], camera_id [N], and optional keys")
-    add("--gallery", metavar="FILE.npz", help="what queries are compared with; default: the query file")
+    add(
+        "--query",
+        type=os.path.expanduser,
+        metavar="FILE.npz",
+        help="embedding [N, D], person_id [N], camera_id [N], and optional keys",
+    )
+    add(
+        "--gallery",
+        type=os.path.expanduser,
+        metavar="FILE.npz",
+        help="what queries are compared with; default: the query file",
+    )
     add("--protocol", metavar="NAME", help="--list describes them")
     add("--list", action="store_true", help="describe the protocols and their parameters")
     add("--metric", default="euclidean", help="euclidean (default), cosine, or gated with the key `gate`")
@@ -66,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of draws and of the bootstrap (default 0)")
     add("--max_rank", type=int, default=20, help="length of the CMC curve (default 20, at least 10)")
     add("--json", action="store_true", help="print one JSON object, and nothing else, to standard output")
-    add("--output", metavar="FILE.json", help="write the JSON object to a file as well")
+    add("--output", type=os.path.expanduser, metavar="FILE.json", help="write the JSON object to a file as well")
     return parser
 
 
@@ -156,13 +166,7 @@ def _check_output(path: pathlib.Path, inputs: Sequence[str | None]) -> None:
     """Raises InputError before any work for a place where no file can be written, or where the embeddings are."""
     if any(name and path.resolve() == pathlib.Path(name).resolve() for name in inputs):
         raise InputError(f"--output={path} would overwrite the embeddings; give another file")
-    try:
-        folder = next(one for one in path.absolute().parents if one.exists())
-        writable = not path.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
-    except OSError:  # a folder on the way cannot be entered, or the name is too long
-        writable = False
-    if not writable:
-        raise InputError(f"--output={path} cannot be written; give a file in a folder that can be")
+    writable("--output", str(path))
 
 
 def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:

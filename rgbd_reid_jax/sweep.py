@@ -62,8 +62,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     text = "defines get_sweep(): methods, runs, directions; given several times, one after the other"
     add("--sweep", metavar="FILE[:ARGUMENT]", action="append", help=text)
-    add("--workdir", metavar="DIR", help="where the runs' workdirs and logs lie: DIR/SWEEP/METHOD/RUN and RUN.log")
-    add("--output", metavar="DIR", help="where rows, results.json, results.md and images/ lie")
+    add(
+        "--workdir",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="where the runs' workdirs and logs lie: DIR/SWEEP/METHOD/RUN and RUN.log",
+    )
+    add("--output", type=os.path.expanduser, metavar="DIR", help="where rows, results.json, results.md and images/ lie")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each on its share of the CPUs (default 1)")
     add("--only", default="", metavar="METHOD,...", help="run these methods alone; the tables have all")
     add("--list", action="store_true", help="tell what is done and what is to do, and run nothing")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -49,6 +50,19 @@ def print_result(command: Callable[[], str], when_interrupted: str) -> int:
     except BrokenPipeError:
         return nobody_reads()
     return 0
+
+
+def writable(flag: str, path: str) -> pathlib.Path:
+    """The file that a flag names; InputError, before any work, where no file can be written."""
+    file = pathlib.Path(path).expanduser()
+    try:
+        folder = next((one for one in file.absolute().parents if one.exists()), file)
+        refused = file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)
+    except OSError:  # a folder on the way cannot be entered, or a name is too long
+        refused = True
+    if refused:
+        raise InputError(f"{flag}={path} cannot be written; give a file in a folder of yours")
+    return file
 
 
 def nobody_reads() -> int:

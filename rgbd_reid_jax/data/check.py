@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rgbd_reid_jax.core.command import writable
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.progress import Progress, say
 from rgbd_reid_jax.data import command, contact_sheet
@@ -42,7 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = command.arguments_of(parser, arguments)
     if options.sheet and not options.sheet.lower().endswith(".png"):
         raise InputError(f"--sheet={options.sheet}: the picture is a PNG; give a name that ends in .png")
-    sheet = command.writable("--sheet", options.sheet) if options.sheet else None
+    sheet = writable("--sheet", options.sheet) if options.sheet else None
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         builder = command.opened(options)
         splits = looked_at(builder)

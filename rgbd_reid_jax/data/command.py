@@ -1,8 +1,6 @@
 """What the commands on datasets share: how a dataset is named, one-line errors, exit statuses."""
 
 import argparse
-import os
-import pathlib
 import shlex
 import signal
 import sys
@@ -121,15 +119,6 @@ def status_of(command: Callable[[], int], when_interrupted: str) -> int:
 def _complain(text: str, status: int) -> int:
     print(text, file=sys.stderr, flush=True)
     return status
-
-
-def writable(flag: str, path: str) -> pathlib.Path:
-    """The file that a flag names; InputError, before any work, where no file can be written."""
-    file = pathlib.Path(path).expanduser()
-    folder = next(one for one in file.absolute().parents if one.exists())
-    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{flag}={path} cannot be written; give a file in a folder of yours")
-    return file
 
 
 def arguments_of(parser: DatasetParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.settings import parse_settings
 from rgbd_reid_jax.stages.workdir import Workdir
 
-TEACHER = "--config.training.teacher"
+TEACHER, STUDENT = "--config.training.teacher", "--config.training.student"
 _LIMIT = 16.0e6  # bytes of one of eight devices: 16 rows take 15.4 MB, 24 take 16.5
 
 
@@ -24,7 +24,7 @@ def refused(monkeypatch, capsys, tmp_path, tiny_data_dir, too_large):
         monkeypatch.setattr(training, place, too_large)
         monkeypatch.setattr(fitting, "memory_of", lambda devices: limit)
         words = ["main", "--config=configs/distill.py", "--config.dataset.config=tiny", f"--workdir={tmp_path / 'run'}"]
-        words += [f"--config.dataset.data_dir={tiny_data_dir}", f"{TEACHER}.batch_size=48"]
+        words += [f"--config.dataset.data_dir={tiny_data_dir}", f"{TEACHER}.batch_size=48", f"{STUDENT}.batch_size=48"]
         assert cli.run([*words, "--config.export.platforms=('cpu',)", *arguments]) == 2
         out, errors = capsys.readouterr()
         assert len(errors.splitlines()) == 1
