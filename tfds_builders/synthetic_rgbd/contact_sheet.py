@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.core.command import writable
 from rgbd_reid_jax.core.errors import InputError
 from tfds_builders.pictures import depth_picture, encode_sheet, write_text
 from tfds_builders.schema import RECORDING_TYPES
@@ -76,14 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
         for flag in ("people", "frames", "scale"):
             if getattr(options, flag) < 1:
                 raise InputError(f"--{flag}={getattr(options, flag)} must be at least 1")
+        output = writable("--output", options.output)
         sheet = contact_sheet(config, options.split, np.arange(options.first, last), options.frames, options.scale)
-        files.write_bytes(options.output, encode_sheet(sheet))
-    except OSError as error:
-        print(f"contact_sheet: --output={options.output} cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
     except (ValueError, SyntaxError) as error:
         print(f"contact_sheet: {error}", file=sys.stderr)
         return 2
+    files.write_bytes(output, encode_sheet(sheet))
     return 0
 
 
