@@ -1,8 +1,9 @@
 """Mutual distillation: an RGB and a depth network learn together, each from people and from the other.
 
-Zhang et al., "Deep Mutual Learning", arXiv:1706.00384, across modalities: cross-entropy of both networks, which share
-a classifier, the divergence of their predictions for the same instant both ways, and the distillation loss between
-their embeddings, in place of the two steps of teacher and student. All else as configs/distill.py.
+Zhang et al., "Deep Mutual Learning", arXiv:1706.00384, across modalities: the teacher's losses on both networks, which
+share a classifier, the divergence of their predictions for the same instant both ways, and the distillation loss
+between their embeddings, in place of the two steps of teacher and student. Random erasing and all else as
+configs/distill.py.
 
     python -m rgbd_reid_jax.main --config=configs/mutual.py --workdir=runs/mutual
 
@@ -26,8 +27,10 @@ def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     config: Any = _BASE["recipe"](argument)
     with config.unlocked():
         stage = _BASE["pair"](config, config.training.teacher.steps + config.training.student.steps)
-        distillation = {name: weight for name, weight in config.training.student.losses.items() if weight}
-        stage.losses.update({"identity": 1.0, "logits": 1.0, **distillation})
+        stage.losses.update(config.training.teacher.losses.to_dict())
+        stage.losses.update({"logits": 1.0, **_BASE["distillation_beside"](config)})
+        stage.augmentation.erase = config.training.teacher.augmentation.erase
+        config.evaluation.normalise = True  # as its distillation loss
         config.method = "mutual"
         config.stages = ("pair", "evaluation", "export", "report")
         config.encoders = {"rgb": "pair", "depth": "pair"}

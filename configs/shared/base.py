@@ -15,7 +15,9 @@ Deviation (synthetic_rgbd and rgbd_folder): at 64x32 and some hundred steps the 
 weights) is far from converged, so AdamW with one cycle takes the place of SGD, and what later work found to matter that
 of the rest: GeM pooling, BNNeck, cross-entropy with the weighted triplet loss over P people x K frames, and random
 erasing where people are learned; InfoNCE with the squared error of unit vectors, and all but the head training, where a
-student is distilled; colour augmentation of RGB images; no dropout. Chosen on validation people (docs/results.md).
+student is distilled; targets half way to their person's mean, and hints, the teacher's maps after two stages as targets
+too (FitNets, arXiv:1412.6550); colour augmentation of RGB images; no dropout; crops of the input's own shape, as the
+paper's ratios of 2 to 3 make bodies wider than they are. Chosen on validation people (docs/results.md).
 """
 
 import re
@@ -71,6 +73,8 @@ AUGMENTATION = {
 COLOUR = {"gain": 0.2, "offset": 0.1, "gamma": 0.5, "grey": 0.3, "channel_shuffle": 0.5}
 # `people` and `frames` are those of the other samplers: pk, pk_cross_camera, pk_cross_modal (stages that see both).
 SAMPLING = {"name": "shuffle", "people": 16, "frames": 4}
+# The input's shape, so that a body keeps its own.
+UNSTRETCHED = {"crop_ratio": (2.0, 2.0)}
 # Less memory, or less to wait for among many devices: docs/scaling.md.
 BATCH = {"batch_size": 64, "micro_batches": 1, "norm_groups": 1}
 # Every loss is listed, so that each can be given a weight on the command line.
@@ -206,6 +210,18 @@ def baseline(argument: str, method: str) -> ml_collections.ConfigDict:
     return config
 
 
+def distillation_beside(config: Any) -> dict[str, float]:
+    """The student's distillation losses for a stage that has others too, and compares directions.
+
+    Deviation: the paper's squared error, summed over batch and dimensions, has a learning rate of its own (2e-6), at
+    which nothing else would learn; in its place that of unit vectors. Hints and moved targets are a teacher's.
+    """
+    losses = {name: weight for name, weight in config.training.student.losses.items() if weight and name != "maps"}
+    if losses.pop("sum_squared", 0.0):
+        losses["normalised_squared"] = 1.0
+    return losses
+
+
 def pair(config: Any, steps: int) -> Any:
     """A stage that trains an encoder of each modality together, people seen by several cameras in each batch."""
     stage: Any = both_modalities(config)
@@ -254,7 +270,7 @@ def synthetic_rgbd() -> ml_collections.ConfigDict:
             "score": "eval/depth_to_depth/mAP",
             "losses": {**NO_LOSSES, "identity": 1.0, "weighted_triplet": 1.0},
             "loss_options": {**LOSS_OPTIONS, "smoothing": 0.1},
-            "augmentation": {**AUGMENTATION, "depth_noise": 0.05, "erase": 0.5},
+            "augmentation": {**AUGMENTATION, **UNSTRETCHED, "depth_noise": 0.05, "erase": 0.5},
         },
         "student": {
             **training,
@@ -263,13 +279,15 @@ def synthetic_rgbd() -> ml_collections.ConfigDict:
             "modality": "rgb",
             "steps": 800,
             "score": "eval/cross_modal/mAP",
-            "losses": {**NO_LOSSES, "contrastive": 1.0, "normalised_squared": 1.0},
+            "losses": {**NO_LOSSES, "contrastive": 1.0, "normalised_squared": 1.0, "maps": 30.0},
             "loss_options": {**LOSS_OPTIONS},
             "freeze": HEAD_FREEZE,
             "frozen_norm": "batch",
             "trained_norm": "batch",
             "target": "cached",
-            "augmentation": {**AUGMENTATION, **COLOUR},
+            "target_mean": 0.5,
+            "hints": (2, 4),
+            "augmentation": {**AUGMENTATION, **UNSTRETCHED, **COLOUR},
         },
     }
     config.evaluation = {
@@ -326,6 +344,8 @@ def biwi() -> ml_collections.ConfigDict:
             "frozen_norm": "batch",
             "trained_norm": "batch",
             "target": "cached",
+            "target_mean": 0.0,
+            "hints": (2, 4),
         },
     }
     config.evaluation = {

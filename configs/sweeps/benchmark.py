@@ -25,23 +25,30 @@ def methods(data: str) -> list[dict[str, Any]]:
     Args:
         data: the argument of the configurations, such as "synthetic_rgbd".
     """
-    distilled = ("distill_from_depth",)
+    distilled, grey = ("distill_from_depth",), ("distill_from_depth_grey",)
+    # Distilled encoders are those of `attention_none` in the paper's recipes, which compares directions as gates do.
+    joint, joint_grey = ("attention_none",), ("attention_none_grey",)
     return [
         _method("distill_from_depth", f"distill.py:{data}", (), "depth teacher, RGB student"),
         _method("one_stream", f"one_stream.py:{data}", (), "one network for both"),
         _method("attention_none", f"attention.py:{data},none", distilled, "distilled, then trained on together"),
-        _method("attention_pairwise", f"attention.py:{data},pairwise", distilled, "the same with a gate of each pair"),
+        _method("attention_pairwise", f"attention.py:{data},pairwise", joint, "the same with a gate of each pair"),
         _method("two_stream", f"two_stream.py:{data}", (), "stem apart, the rest shared"),
         _method("distill_from_rgb", f"distill.py:{data},rgb_teacher", (), "RGB teacher, depth student"),
         _method("agw", f"agw.py:{data}", (), "AGW-style, channel exchange"),
-        _method("attention_self", f"attention.py:{data},self", distilled, "control: each gates itself"),
-        _method("attention_middle", f"attention.py:{data},middle", distilled, "gates on maps, re-ranks the nearest"),
+        _method("attention_self", f"attention.py:{data},self", joint, "control: each gates itself"),
+        _method("attention_middle", f"attention.py:{data},middle", joint, "gates on maps, re-ranks the nearest"),
+        _method("attention_none_running", f"attention.py:{data},none_running", joint, "control of gates on maps"),
         _method("zero_padding", f"zero_padding.py:{data}", (), "one network, channels apart, grey"),
         _method("distill_from_depth_grey", f"distill.py:{data},grey", distilled, "grey control"),
         _method("one_stream_grey", f"one_stream.py:{data},grey", (), "grey control"),
         _method("two_stream_grey", f"two_stream.py:{data},grey", (), "grey control"),
         _method("agw_grey", f"agw.py:{data},grey", (), "grey control"),
         _method("distill_from_rgb_grey", f"distill.py:{data},rgb_teacher,grey", (), "grey control"),
+        _method("attention_none_grey", f"attention.py:{data},none,grey", grey, "grey control"),
+        _method("attention_pairwise_grey", f"attention.py:{data},pairwise,grey", joint_grey, "grey control"),
+        _method("attention_self_grey", f"attention.py:{data},self,grey", joint_grey, "grey control"),
+        _method("attention_middle_grey", f"attention.py:{data},middle,grey", joint_grey, "grey control"),
         _method("mutual", f"mutual.py:{data}", (), "both learn from each other"),
     ]
 

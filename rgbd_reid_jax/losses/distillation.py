@@ -9,12 +9,15 @@ The paper's (arXiv:1810.11641, step II) is the squared error summed over batch a
 - contrastive (InfoNCE, arXiv:1807.03748; CRD, arXiv:1910.10699): of all targets, a student's own has to be the nearest
   in direction, so what all embeddings have in common no longer counts as agreement.
 
-They have one signature, `DISTILLATION_LOSSES[name](student, target, identity)`: float [B, D] twice, int32 [B] or None,
-and a float32 scalar; only `contrastive` looks at identities. Batches are global, as `pairs` says.
-`logits_divergence` is apart: it compares classifiers, not embeddings.
+- hints (`map_error`, FitNets, Romero et al., arXiv:1412.6550) compare maps inside the networks, place by place, where
+  the others compare one embedding of the whole image: many more numbers to learn from per image.
+
+Those of embeddings have one signature, `DISTILLATION_LOSSES[name](student, target, identity)`: float [B, D] twice,
+int32 [B] or None, and a float32 scalar; only `contrastive` looks at identities. Batches are global, as `pairs` says.
+`logits_divergence` and `map_error` are apart: they compare classifiers and maps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +130,27 @@ DISTILLATION_LOSSES: Mapping[str, DistillationLoss] = {
     "relational_angle": relational_angle,
     "contrastive": contrastive,
 }
+
+
+def map_error(student: Sequence[jax.Array], target: Sequence[jax.Array]) -> jax.Array:
+    """Squared error of maps, relative to their size: mean over the maps of sum (s - t)^2 / sum t^2.
+
+    FitNets' hints (Romero et al., arXiv:1412.6550); no regressor stands between, as the student has the teacher's
+    layers.
+    Deviation: relative, so that maps of any stage and network count alike.
+
+    Args:
+        student: float [B, h, w, C] each, of one view of the scene.
+        target: the teacher's, of the same view in its own modality.
+
+    Returns:
+        float32 scalar; 1 for maps of zeros.
+    """
+    errors = [
+        jnp.sum(_difference(one, two) ** 2) / jnp.maximum(jnp.sum(two.astype(jnp.float32) ** 2), _COLLAPSED)
+        for one, two in zip(student, target, strict=True)
+    ]
+    return sum(errors, jnp.zeros(())) / len(errors)
 
 
 def logits_divergence(student: jax.Array, target: jax.Array, temperature: float = 4.0) -> jax.Array:

@@ -3,30 +3,36 @@
     loss = sum over the names of weight * LOSS(name)
 
 Names, by what they look at (`Views`): rows with their identities ("identity" and `METRIC_LOSSES`); two embeddings of
-the same instant (`DISTILLATION_LOSSES`, "logits"), and all of the teacher's ("bank_similarity"); the matrix of
-distances between both modalities (`PAIR_LOSSES`).
+the same instant (`DISTILLATION_LOSSES`, "logits"), all of the teacher's ("bank_similarity"), or its maps ("maps"); the
+matrix of distances between both modalities (`PAIR_LOSSES`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, bank_similarity, logits_divergence, mean_cosine
+from rgbd_reid_jax.losses.distillation import (
+    DISTILLATION_LOSSES,
+    bank_similarity,
+    logits_divergence,
+    map_error,
+    mean_cosine,
+)
 from rgbd_reid_jax.losses.gated import PAIR_LOSSES
 from rgbd_reid_jax.losses.identity import accuracy, identity_loss
 from rgbd_reid_jax.losses.metric import METRIC_LOSSES, NEED_BOTH_MODALITIES
 from rgbd_reid_jax.losses.pairs import Figures
 
-IDENTITY, LOGITS, BANK = "identity", "logits", "bank_similarity"
+IDENTITY, LOGITS, BANK, MAPS = "identity", "logits", "bank_similarity", "maps"
 TWIN_LOSSES = (*DISTILLATION_LOSSES, LOGITS)
-LOSSES = (IDENTITY, *METRIC_LOSSES, *TWIN_LOSSES, BANK, *PAIR_LOSSES)
+LOSSES = (IDENTITY, *METRIC_LOSSES, *TWIN_LOSSES, BANK, MAPS, *PAIR_LOSSES)
 NEED_CLASSIFIER = (IDENTITY, LOGITS)
 ONE_MODALITY = (IDENTITY, *(name for name in METRIC_LOSSES if name not in NEED_BOTH_MODALITIES))
 TWO_MODALITIES = (IDENTITY, *METRIC_LOSSES)
-WITH_TEACHER = (*TWO_MODALITIES, *TWIN_LOSSES, BANK)
+WITH_TEACHER = (*TWO_MODALITIES, *TWIN_LOSSES, BANK, MAPS)
 WITH_PAIRS = (*TWO_MODALITIES, *TWIN_LOSSES, *PAIR_LOSSES)
 
 
@@ -65,6 +71,7 @@ class Views:
         symmetric: both of the twins learn, so that "logits" goes both ways.
         squared: float32 [B, B], squared distances between the RGB and the depth rows.
         bank: float32 [N, D], the teacher's embeddings of all training frames.
+        maps: float [B, h, w, C] of some stages, twice: the student's, and the teacher's of the same view.
     """
 
     identity: jax.Array
@@ -76,6 +83,7 @@ class Views:
     symmetric: bool = False
     squared: jax.Array | None = None
     bank: jax.Array | None = None
+    maps: tuple[Sequence[jax.Array], Sequence[jax.Array]] | None = None
 
     def classified(self) -> tuple[jax.Array, jax.Array]:
         """The logits and the identities of their rows."""
@@ -137,6 +145,9 @@ def _loss(name: str, options: LossOptions, views: Views) -> tuple[jax.Array, Fig
         assert views.twins is not None, "settings check it"
         assert views.bank is not None, "settings check it"
         return bank_similarity(*views.twins, views.bank, **_keywords(name, options)), {}
+    if name == MAPS:
+        assert views.maps is not None, "settings check it"
+        return map_error(*views.maps), {}
     assert name == LOGITS, "settings check names"
     assert views.twin_logits is not None, "settings check it"
     own, other = views.twin_logits

@@ -240,10 +240,12 @@ class Model:
         output: Any = self._module().apply(variables, images, NormMode(train=False), modality)
         return output.embedding
 
-    def lower(self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str, end: int) -> jax.Array:
-        """The map before part `end` in evaluation mode, [B, h, w, C]."""
+    def lower(
+        self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str, end: int, begin: int = 0
+    ) -> jax.Array:
+        """The map before part `end` in evaluation mode, [B, h, w, C], of images, or of the map before part `begin`."""
         variables = {"params": params, "batch_stats": batch_stats}
-        found: Any = self._module().apply(variables, images, NormMode(train=False), modality, 0, end)
+        found: Any = self._module().apply(variables, images, NormMode(train=False), modality, begin, end)
         return found
 
     def upper(self, params: Tree, batch_stats: Tree, maps: jax.Array, modality: str, begin: int) -> jax.Array:

@@ -11,6 +11,7 @@ from rgbd_reid_jax.data.dataset import dataset_config
 from rgbd_reid_jax.losses.weighted import (
     BANK,
     LOSSES,
+    MAPS,
     ONE_MODALITY,
     TWIN_LOSSES,
     TWO_MODALITIES,
@@ -18,6 +19,7 @@ from rgbd_reid_jax.losses.weighted import (
     WITH_TEACHER,
     used,
 )
+from rgbd_reid_jax.models.resnet import RESNETS
 from rgbd_reid_jax.stages.ranges import check_choice, check_ranges
 from rgbd_reid_jax.stages.settings import TRAINING, Settings, TrainingSettings, parse_settings, sees
 from rgbd_reid_jax.stages.step import abstract_variables, needs_classifier
@@ -164,11 +166,34 @@ def _check_losses(settings: Settings, name: str) -> None:
             f"config.training.{name}.losses.{BANK} looks at the cached targets of all frames; "
             f"say --config.training.{name}.target=cached"
         )
+    if stage.target_mean and stage.target != "cached":
+        raise InputError(
+            f"config.training.{name}.target_mean={stage.target_mean} moves cached targets; "
+            f"say --config.training.{name}.target=cached, or target_mean=0"
+        )
+    if MAPS in wanted:
+        _check_hints(settings, name)
     teacher = settings.training.get("teacher")
     if name == "student" and teacher and needs_classifier(stage) and not needs_classifier(teacher):
         raise InputError(
             "config.training.student.losses needs the teacher's classifier, and the teacher trains none; "
             "say --config.training.teacher.losses.identity=1.0"
+        )
+
+
+def _check_hints(settings: Settings, name: str) -> None:
+    """The network has the stages whose maps are compared."""
+    hints, backbone = settings.training[name].hints, settings.model.backbone
+    if backbone not in RESNETS:
+        raise InputError(
+            f"config.training.{name}.losses.{MAPS} compares maps of residual stages, which {backbone} has not; "
+            "set it to 0 or choose a ResNet"
+        )
+    stages = len(RESNETS[backbone].blocks)
+    if hints[-1] > stages:
+        raise InputError(
+            f"config.training.{name}.hints={hints}: {backbone} has stages 1 .. {stages}; "
+            f"say --config.training.{name}.hints='({stages},)'"
         )
 
 

@@ -39,6 +39,10 @@ def _names(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(set(value)) == len(value) > 0
 
 
+def _ascending(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) > 0 and value[0] > 0 and list(value) == sorted({*value})
+
+
 _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "above 0")
 _SHARE: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -98,6 +102,8 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.loss_options.circle_scale": _POSITIVE,
     "training.*.loss_options.temperature": _POSITIVE,
     "training.*.loss_options.logits_temperature": _POSITIVE,
+    "training.*.target_mean": _SHARE,
+    "training.*.hints": (_ascending, "one or more residual stages, ascending from 1"),
     "training.*.gate.rank": _at_least(0),
     "training.*.gate.dropout": _BELOW_ONE,
     "training.*.gate.after": _at_least(1),

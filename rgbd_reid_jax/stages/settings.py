@@ -91,6 +91,8 @@ class TrainingSettings:
         frozen_norm: statistics of frozen batch norms: "batch" as the paper's code, or "running".
         trained_norm: statistics of the other batch norms, likewise.
         target: of the student: "cached", "online" or "same_view" (`objectives.distillation_objective`).
+        target_mean: of the student: share of the way that cached targets are moved to the mean of their person's.
+        hints: of the student: residual stages whose maps its loss "maps" compares with the teacher's.
         start: of the pair: the stage from whose network each modality starts; empty is afresh.
         gate: of the pair.
         micro_batches: parts of a batch that the network sees one after the other (`Model.train`): gradients add up.
@@ -113,6 +115,8 @@ class TrainingSettings:
     frozen_norm: str = "batch"
     trained_norm: str = "batch"
     target: str = "cached"
+    target_mean: float = 0.0
+    hints: tuple[int, ...] = (2, 4)
     start: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gate: GateSpec = _NO_GATE
     micro_batches: int = 1

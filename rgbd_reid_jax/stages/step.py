@@ -13,7 +13,7 @@ import optax
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.frames import IMAGES
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
-from rgbd_reid_jax.losses.weighted import BANK, LOGITS, NEED_CLASSIFIER, used
+from rgbd_reid_jax.losses.weighted import BANK, LOGITS, MAPS, NEED_CLASSIFIER, used
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.stages.settings import Settings, TrainingSettings
@@ -75,20 +75,21 @@ def stage_step(settings: Settings, name: str, num_identities: int) -> StageStep:
             )
         seen = (network, settings.input, stage.modality, stage.augmentation, *common)
         if name == "student":
-            return objectives.distillation_objective(*seen, target=stage.target, running=running)
+            return objectives.distillation_objective(*seen, target=stage.target, hints=stage.hints, running=running)
         return objectives.identity_objective(*seen, running=running)
 
     if name == "pair":
         pair = settings.pair(classes)
         network, images = pair.network, IMAGES
     if name == "student":
+        wanted = used(stage.losses)
         if stage.target == "cached":
             columns = (*columns, "target")
-        else:
+        if stage.target != "cached" or MAPS in wanted:
             images = IMAGES
-        if stage.target != "cached" or LOGITS in used(stage.losses):
+        if stage.target != "cached" or MAPS in wanted or LOGITS in wanted:
             given = (*given, "teacher")
-        if BANK in used(stage.losses):
+        if BANK in wanted:
             given = (*given, "bank")
     return StageStep(network, pair, images, columns, given, objective, make_optimizer(stage.optimizer, stage.steps))
 

@@ -69,7 +69,8 @@ def run_student(job: Job) -> int | None:
     if "target" in step.columns:
         embedder = job.embedder(taught, "teacher", raw=True)
         weights = job.trained_encoder(taught, "teacher")
-        columns["target"] = embedder(*weights, frames, "student targets")["embedding"]
+        target = embedder(*weights, frames, "student targets")["embedding"]
+        columns["target"] = towards_mean(target, labels, job.settings.training["student"].target_mean)
     known = {"teacher": teacher, "bank": columns.get("target")}
     given = replicate({name: known[name] for name in step.given}, job.mesh, "what the teacher knows")
 
@@ -78,6 +79,28 @@ def run_student(job: Job) -> int | None:
         return (params if classified else encoder_weights("teacher", taught, params, batch_stats)[0]), batch_stats
 
     return _run(job, "student", step, from_teacher, frames, columns, given)
+
+
+def towards_mean(target: np.ndarray, identity: np.ndarray, share: float) -> np.ndarray:
+    """Targets moved to the mean of their person's: (1 - share) * target + share * mean.
+
+    What a teacher's embedding tells of one instant (pose, noise) and not of the person is hard to see in the other
+    modality and of no use to retrieval. At a share of 1 all frames of a person have one target.
+
+    Args:
+        target: float32 [N, D].
+        identity: int32 [N], 0 .. people - 1.
+        share: from 0 to 1.
+
+    Returns:
+        float32 [N, D].
+    """
+    if not share:
+        return target
+    sums = np.zeros((identity.max() + 1, target.shape[1]))
+    np.add.at(sums, identity, target)
+    means = sums / np.maximum(np.bincount(identity), 1)[:, None]
+    return ((1 - share) * target + share * means[identity]).astype(np.float32)
 
 
 def run_pair(job: Job) -> int | None:

@@ -11,7 +11,8 @@ not train), and returns `(loss, (new batch statistics, figures))`; `figures` are
 All are sums of the losses that `losses.weighted` knows, weighted by the configuration.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from rgbd_reid_jax.data.augment import Augmentation
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input, train_input
 from rgbd_reid_jax.losses.gated import gated_squared
 from rgbd_reid_jax.losses.pairs import l2_normalise
-from rgbd_reid_jax.losses.weighted import BANK, LOGITS, LossOptions, Views, used, weighted_loss
+from rgbd_reid_jax.losses.weighted import BANK, LOGITS, MAPS, LossOptions, Views, used, weighted_loss
 from rgbd_reid_jax.models.network import Model, Output
 from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.training.hard_pairs import hardest
@@ -79,6 +80,7 @@ def distillation_objective(
     options: LossOptions,
     *,
     target: str = "cached",
+    hints: Sequence[int] = (),
     running: frozenset[str] = NONE_RUNNING,
 ) -> Objective:
     """Distance between the student's embedding, after dropout, and the teacher's.
@@ -94,31 +96,45 @@ def distillation_objective(
         options: of the losses.
         target: the teacher's embedding: "cached", the column `target` float32 [B, D] of the batch; "online", computed
             in the step from the plain image; "same_view", from the image in the student's crop and mirroring. The last
-            two need the teacher's images in the batch and `given["teacher"]`, its (params, batch_stats), as the loss
-            "logits" does. The loss "bank_similarity" needs `given["bank"]`, float32 [N, D].
+            two need the teacher's images in the batch and `given["teacher"]`, its (params, batch_stats), as the losses
+            "logits" and "maps" do. The loss "bank_similarity" needs `given["bank"]`, float32 [N, D].
+        hints: residual stages, ascending from 1, after which the loss "maps" compares the maps of both; the teacher's
+            are of its own image in the student's crop and mirroring, whatever `target` is.
         running: batch-norm layers that keep their running statistics.
 
     Returns:
         An objective whose batch holds the images and `identity` int32 [B].
     """
+    seen = other(modality)
+    ends = [stage + 1 for stage in hints] if MAPS in used(losses) else []
 
     def teach(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> jax.Array:
         if target == "cached":
             return batch["target"]
-        seen = other(modality)
         if target == "online":
             images = plain_input(spec, seen, batch)
         else:
             images = train_input(spec, seen, batch, key, augmentation)
-        params, batch_stats = given["teacher"]
-        return jax.lax.stop_gradient(model.embed(params, batch_stats, images, seen))
+        return jax.lax.stop_gradient(model.embed(*given["teacher"], images, seen))
+
+    def teach_maps(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> list[jax.Array]:
+        x, found = train_input(spec, seen, batch, key, augmentation), []
+        for begin, end in itertools.pairwise([0, *ends]):
+            x = model.lower(*given["teacher"], x, seen, end, begin)
+            found.append(jax.lax.stop_gradient(x))
+        return found
 
     def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
         augment_key, dropout_key = jax.random.split(key)
         images = train_input(spec, modality, batch, augment_key, augmentation)
-        output, new_stats = model.train(params, batch_stats, images, dropout_key, running, modality)
+        x, maps = images, []
+        for begin, end in itertools.pairwise([0, *ends]):
+            x, batch_stats = model.train(params, batch_stats, x, dropout_key, running, modality, (begin, end))
+            maps.append(x)
+        last = (ends[-1] if ends else 0, None)
+        output, new_stats = model.train(params, batch_stats, x, dropout_key, running, modality, last)
         taught = teach(batch, augment_key, given)
-        sides = {modality: output.embedding, other(modality): taught}
+        sides = {modality: output.embedding, seen: taught}
         logits = None
         if LOGITS in used(losses):
             logits = output.logits, model.classify(given["teacher"][0], taught)
@@ -130,6 +146,7 @@ def distillation_objective(
             twins=(output.dropped, taught),
             twin_logits=logits,
             bank=given["bank"] if BANK in used(losses) else None,
+            maps=(maps, teach_maps(batch, augment_key, given)) if ends else None,
         )
         loss, figures = weighted_loss(losses, options, views)
         return loss, (new_stats, figures)

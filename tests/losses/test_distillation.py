@@ -13,6 +13,7 @@ from rgbd_reid_jax.losses.distillation import (
     bank_similarity,
     contrastive,
     logits_divergence,
+    map_error,
     mean_cosine,
 )
 
@@ -257,6 +258,43 @@ def test_logits_divergence_of_far_logits_is_finite():
     assert value.dtype == jnp.float32
     assert float(value) > 1e3
     assert np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
+def test_map_error_by_hand_and_finite_differences():
+    """Of two maps of different shape, each relative to its own size."""
+    random = np.random.default_rng(8)
+    shapes = ((3, 4, 2, 5), (3, 2, 1, 7))
+    student, target = ([random.normal(0.5, 2, shape) for shape in shapes] for _ in range(2))
+
+    def reference(student):
+        return np.mean([((s - t) ** 2).sum() / (t**2).sum() for s, t in zip(student, target, strict=True)])
+
+    def single(maps):
+        return [jnp.asarray(one, jnp.float32) for one in maps]
+
+    value, slopes = jax.jit(jax.value_and_grad(map_error))(single(student), single(target))
+    assert float(value) == pytest.approx(reference(student), rel=1e-5)
+    for index, place in ((0, (1, 2, 1, 3)), (1, (2, 1, 0, 6))):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = [one.copy() for one in student]
+            moved[index][place] += step
+            ends.append(reference(moved))
+        assert float(slopes[index][place]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3, abs=1e-7)
+    assert float(map_error(single(target), single(target))) == 0.0
+    nothing = [jnp.zeros(shape) for shape in shapes]
+    assert float(map_error(nothing, single(target))) == pytest.approx(1.0)
+    assert float(map_error([one * 2 for one in single(target)], single(target))) == pytest.approx(1.0, rel=1e-5)
+    assert np.isfinite(float(map_error(single(student), nothing)))
+
+
+def test_map_error_of_half_precision_is_computed_in_float32():
+    random = np.random.default_rng(9)
+    student, target = (jnp.asarray(random.normal(0, 1, (4, 16, 8, 32)), jnp.bfloat16) for _ in range(2))
+    value = map_error([student], [target])
+    assert value.dtype == jnp.float32
+    wide = [np.asarray(one, np.float64) for one in (student, target)]
+    assert float(value) == pytest.approx(((wide[0] - wide[1]) ** 2).sum() / (wide[1] ** 2).sum(), rel=1e-5)
 
 
 def test_mean_cosine_by_hand():

@@ -14,6 +14,7 @@ from rgbd_reid_jax.losses.distillation import (
     bank_similarity,
     contrastive,
     logits_divergence,
+    map_error,
     mean_cosine,
 )
 from rgbd_reid_jax.losses.gated import PAIR_LOSSES, pair_softmax, pair_triplet
@@ -43,6 +44,7 @@ def views() -> Any:
         twin_logits=(rows(6, 3), rows(6, 3)),
         squared=rows(6, 6) ** 2,
         bank=rows(20, 5),
+        maps=([rows(6, 3, 2, 4)], [rows(6, 3, 2, 4)]),
     )
 
 
@@ -61,6 +63,8 @@ def alone(name, views):
     if name == "bank_similarity":
         own, other = views.twins
         return bank_similarity(own, other, views.bank, temperature=0.5)
+    if name == "maps":
+        return map_error(*views.maps)
     if name in PAIR_LOSSES:
         options = {"pair_triplet": {"margin": 0.7}, "pair_softmax": {"temperature": 0.5}}[name]
         return PAIR_LOSSES[name](views.squared, views.identity, **options)[0]

@@ -17,6 +17,7 @@ TINY = (
     "--config.input.height=16",
     "--config.input.width=16",
     "--config.model.backbone=tiny",
+    "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     "--config.model.embedding_dim=8",
     "--stage=teacher",
 )

@@ -102,6 +102,7 @@ def test_a_student_all_of_whose_layers_train_is_told_what_fits(
     monkeypatch.setattr(fitting, "memory_of", lambda devices: 1e9)
     given = ["--config=configs/distill.py", "--config.dataset.config=tiny", "--config.model.backbone=tiny"]
     given += [f"--config.dataset.data_dir={tiny_data_dir}", "--config.training.student.freeze=()"]
+    given += ["--config.training.student.hints=(1,2)"]  # the tiny network has two stages
     content = cli.configuration(given)
     with Workdir(tmp_path) as workdir:
         line = fitting.message(Job(parse_settings(content), workdir, content), OutOfMemory("student", 16))

@@ -26,6 +26,7 @@ TINY = (
     "--config.model.backbone=tiny",
     "--config.model.embedding_dim=8",
 )
+HINTS = "--config.training.student.hints=(1,2)"  # the tiny network has two stages
 
 
 class _Stop(Exception):
@@ -43,6 +44,8 @@ def job_of(tmp_path, tiny_model, tiny_data_dir, monkeypatch):
 
     def make(argument: str, *overrides: str) -> tuple[Job, list[Any]]:
         given = [f"--config=configs/{argument}", *TINY, f"--config.dataset.data_dir={tiny_data_dir}", *overrides]
+        if "distill" in argument:
+            given.append(HINTS)
         content = cli.configuration(given)
         settings = parse_settings(content)
         few = {
@@ -67,7 +70,12 @@ def _shapes(tree: Any) -> Any:
     [
         ("distill.py", "teacher", ()),
         ("distill.py", "teacher", ("--config.dataset.cache=device",)),
-        ("distill.py", "student", ("--config.training.student.target=online",)),
+        (
+            "distill.py",
+            "student",
+            ("--config.training.student.target=online", "--config.training.student.target_mean=0.0"),
+        ),
+        ("distill.py", "student", ("--config.training.student.losses.maps=0.0",)),
         ("distill.py", "student", ("--config.training.student.losses.bank_similarity=1.0",)),
         ("distill.py", "student", ("--config.training.student.freeze=()",)),
         ("one_stream.py", "baseline", ()),
@@ -101,7 +109,7 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
 
 
 def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentation):
-    content = cli.configuration(["--config=configs/distill.py", *TINY, "--config.mesh.fsdp=4"])
+    content = cli.configuration(["--config=configs/distill.py", *TINY, HINTS, "--config.mesh.fsdp=4"])
     settings = parse_settings(content)
     made, where = program.compile_step(settings, "teacher", topology.attached(), 64, program.assumed_data(settings))
     axes = {(one.op, made.axis(one)) for one in made.collectives}

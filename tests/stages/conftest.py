@@ -42,6 +42,8 @@ def tiny_run(tiny_model, tiny_data_dir, mesh_of):
         changes = TINY | {f"training.{stage}.{name}": value for stage in stages[:-1] for name, value in STAGE.items()}
         if "middle" in argument:
             changes["training.pair.gate.after"] = 1  # the tiny network has two stages
+        if "student" in stages:
+            changes["training.student.hints"] = (1, 2)
         arguments = [f"--config.{name}={value}" for name, value in changes.items()]
         places = [f"--config.dataset.data_dir={tiny_data_dir}", f"--workdir={workdir}", f"--stages={','.join(stages)}"]
         return cli.run(["main", f"--config=configs/{argument}", *arguments, *places, *more]), stages

@@ -269,6 +269,7 @@ def test_published_weights_that_cannot_be_used(capsys, tmp_path, tiny_data_dir, 
         f"--config.dataset.data_dir={tiny_data_dir}",
         "--config.dataset.config=tiny",
         "--config.model.backbone=tiny",
+        f"{STUDENT}.hints=(1,2)",  # the tiny network has two stages
         f"--config.model.pretrained={path}",
         f"{TEACHER}.batch_size=8",
         f"{TEACHER}.sampling.people=4",

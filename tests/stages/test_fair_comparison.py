@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.losses.weighted import TWIN_LOSSES
 
 
 def flat(argument: str) -> dict[str, Any]:
@@ -94,12 +95,29 @@ def test_gates_are_compared_with_the_same_training_without_one(data):
     assert {name: none[name] for name in encoders} == encoders
     taught, own = ("rgb", "depth") if "rgb_teacher" in data else ("depth", "rgb")
     assert none["training.pair.freeze"] == ((f"{taught}/.*", "freeze"), (f"{own}/.*", "train"))
+    running = flat(f"attention.py:{data},none_running")
+    assert changed(none, running) == {"method": "attention_none_running", "training.pair.trained_norm": "running"}
     for gate in ("self", "pairwise", "middle"):
         expected = {
             "method": f"attention_{gate}",
             "training.pair.gate.kind": gate,
             "training.pair.freeze": (*none["training.pair.freeze"], ("gate_.*", "train")),
         }
-        if gate == "middle":
-            expected["training.pair.trained_norm"] = "running"
-        assert changed(none, flat(f"attention.py:{data},{gate}")) == expected
+        control = running if gate == "middle" else none
+        assert changed(control, flat(f"attention.py:{data},{gate}")) == expected
+
+
+@pytest.mark.parametrize("data", ["synthetic_rgbd", "biwi"])
+def test_mutual_distillation_has_what_teacher_and_student_have(data):
+    """Losses but for a trained teacher's, erasing, optimizer."""
+    distilled, mutual = flat(f"distill.py:{data}"), flat(f"mutual.py:{data}")
+    own = {name.removeprefix("training.pair."): value for name, value in mutual.items()}
+    for name, value in distilled.items():
+        stage, _, field = name.removeprefix("training.").partition(".")
+        if stage == "teacher" and field.startswith(("optimizer.", "losses.identity", "losses.weighted_triplet")):
+            assert own[field] == value, name
+        if stage == "teacher" and field == "augmentation.erase":
+            assert own[field] == value
+    beside = {"synthetic_rgbd": {"contrastive", "normalised_squared"}, "biwi": {"normalised_squared"}}[data]
+    assert {name for name in TWIN_LOSSES if own[f"losses.{name}"]} == beside | {"logits"}
+    assert mutual["evaluation.normalise"]

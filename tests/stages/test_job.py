@@ -22,6 +22,7 @@ STEPS, EVERY = 48, 16
 SMALL = [
     "--config.dataset.config=tiny",
     "--config.model.backbone=tiny",  # compilation would take most of the time
+    "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     "--config.export.platforms=('cpu',)",
     *(
         f"--config.training.{stage}.{name}={value}"

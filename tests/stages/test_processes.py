@@ -42,6 +42,7 @@ SMALL = [
     "--config=configs/attention.py",
     "--config.dataset.config=tiny",
     "--config.model.backbone=tiny",  # compilation would take most of the time
+    "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     "--config.export.platforms=('cpu',)",
     *(
         f"--config.training.{stage}.{name}={value}"

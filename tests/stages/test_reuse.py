@@ -259,6 +259,7 @@ STEPS = 8
 SMALL = [
     "--config.dataset.config=tiny",
     "--config.model.backbone=tiny",
+    "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     *(
         f"--config.training.{stage}.{name}={value}"
         for stage in ("teacher", "student")

@@ -96,13 +96,16 @@ def test_a_teacher_starts_from_the_published_weights_and_a_student_from_its_teac
 
 
 def test_cached_targets_are_the_trained_teacher_s_embeddings_of_the_same_instants(watched):
-    """Of the RGB image of each depth image in the batch, which is looked up by its pixels; not of unit length."""
+    """Of the RGB image of each depth image in the batch, which is looked up by its pixels; not of unit length.
+
+    And moved half way to the mean of all of the person's.
+    """
     _, batch = watched.began["student"]
     frames = watched.job.frames("train")
     images = frames.gather(np.arange(len(frames)), IMAGES)
     found = [np.flatnonzero((images["depth"] == one).all(axis=(1, 2, 3))) for one in batch["depth"]]
     assert {len(rows) for rows in found} == {1}
-    twins = {"rgb": images["rgb"][np.concatenate(found)]}
+    rows, people = np.concatenate(found), frames.labels["person_id"]
     settings = watched.job.settings
     params, batch_stats = chosen(watched.folder, "teacher")
     bare = {name: params[name] for name in params if name != "classifier"}
@@ -111,7 +114,8 @@ def test_cached_targets_are_the_trained_teacher_s_embeddings_of_the_same_instant
     def teach(images):
         return settings.network(None).embed(bare, batch_stats, plain_input(settings.input, "rgb", images), "rgb")
 
-    expected = teach(twins)
+    taught = np.asarray(teach({"rgb": images["rgb"]}))
+    expected = [(taught[row] + taught[people == people[row]].mean(axis=0)) / 2 for row in rows]
     np.testing.assert_allclose(batch["target"], expected, rtol=1e-4, atol=1e-5)
     assert np.abs(np.linalg.norm(expected, axis=1) - 1).min() > 0.01
 
@@ -122,12 +126,15 @@ def losses(folder, stage) -> list[float]:
 
 
 def test_targets_computed_in_each_step_train_the_same_student(watched, tiny_run, tmp_path):
-    folder = tmp_path / "online"
-    target, reuse = "--config.training.student.target=online", f"--reuse={watched.folder}"
-    assert tiny_run(CONFIG, folder, *watched.options, target, reuse)[0] == 0
-    assert "reused_from" in json.loads((folder / "stages" / "teacher.json").read_text())
-    assert "reused_from" not in json.loads((folder / "stages" / "student.json").read_text())
-    assert losses(folder, "student") == pytest.approx(losses(watched.folder, "student"), rel=1e-5)
+    for target in ("cached", "online"):
+        folder = tmp_path / target
+        changes = f"--config.training.student.target={target}", "--config.training.student.target_mean=0.0"
+        assert tiny_run(CONFIG, folder, *watched.options, *changes, f"--reuse={watched.folder}")[0] == 0
+        assert "reused_from" in json.loads((folder / "stages" / "teacher.json").read_text())
+        assert "reused_from" not in json.loads((folder / "stages" / "student.json").read_text())
+    cached, online = (losses(tmp_path / target, "student") for target in ("cached", "online"))
+    assert online == pytest.approx(cached, rel=1e-5)
+    assert cached != pytest.approx(losses(watched.folder, "student"), rel=1e-3)  # whose targets are moved
 
 
 def test_while_networks_are_trained_and_chosen_no_image_of_test_people_is_looked_at(watched):

@@ -29,7 +29,8 @@ STEPS = {
 
 def content(**changes) -> dict:
     """A sweep of two methods on two runs; the second one takes the first one's teacher."""
-    small = {"dataset.config": "tiny", "model.backbone": "tiny", **STEPS}
+    tiny = {"dataset.config": "tiny", "model.backbone": "tiny", "training.student.hints": (1, 2)}  # it has two stages
+    small = tiny | STEPS
     methods = [
         {"name": "whole", "config": CONFIG, "overrides": small, "note": "teacher and student"},
         {"name": "short", "config": CONFIG, "overrides": small | {"training.student.steps": 2}, "reuse": ["whole"]},

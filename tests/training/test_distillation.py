@@ -15,6 +15,7 @@ from rgbd_reid_jax.losses.identity import identity_loss
 from rgbd_reid_jax.losses.metric import METRIC_LOSSES
 from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.models.network import Output
+from rgbd_reid_jax.stages.training import towards_mean
 from rgbd_reid_jax.training.objectives import distillation_objective
 
 _KEY = jax.random.key(9)
@@ -71,7 +72,7 @@ class Spy:
         self.seen[role] = np.asarray(images)
         return images.mean(axis=(1, 2))
 
-    def train(self, params, batch_stats, images, key, running, modality):
+    def train(self, params, batch_stats, images, key, running, modality, parts):
         self.seen["student's modality"] = modality
         found = self._embedding(images, "student")
         return Output(found, found, found, found[:, :0]), batch_stats
@@ -156,6 +157,74 @@ def test_each_loss_sees_what_it_is_about(tiny_model, networks, rows, tools, stud
     assert float(expected["triplet"]) != pytest.approx(float(expected["cross_modal_triplet"]), rel=1e-3)
     summed = sum(float(value) for value in expected.values()) + float(figures["cosine"])
     assert float(total) == pytest.approx(summed, rel=1e-4)
+
+
+@pytest.mark.parametrize("student", ["rgb", "depth"])
+@pytest.mark.parametrize("hints", [(1,), (1, 2)])
+def test_hints_compare_the_maps_of_both_networks(tiny_model, networks, rows, tools, student, hints):
+    """The student's in training mode and the teacher's in evaluation; all else is as in a step without them."""
+    teacher = "depth" if student == "rgb" else "rgb"
+    target = np.random.default_rng(1).normal(0, 1, (8, 8)).astype(np.float32)
+    batch, given = rows | {"target": target}, {"teacher": networks[teacher]}
+
+    def run(losses):
+        objective = distillation_objective(tiny_model, tools.spec, student, tools.still, losses, _OPTIONS, hints=hints)
+        return jax.value_and_grad(objective, has_aux=True)(*networks[student], batch, _KEY, given)
+
+    (loss, (stats, figures)), slopes = run({"maps": 3.0, "cosine": 1.0})
+    own, taught = (plain_input(tools.spec, name, rows) for name in (student, teacher))
+    errors = []
+    for stage in hints:
+        found, _ = tiny_model.train(*networks[student], own, _KEY, modality=student, parts=(0, stage + 1))
+        wanted = tiny_model.lower(*networks[teacher], taught, teacher, stage + 1)
+        errors.append(float(jnp.sum((found - wanted) ** 2) / jnp.sum(wanted**2)))
+    assert float(figures["maps"]) == pytest.approx(np.mean(errors), rel=1e-4)
+    (plain, (plain_stats, _)), plain_slopes = run({"cosine": 1.0})
+    assert float(loss) == pytest.approx(float(plain) + 3.0 * np.mean(errors), rel=1e-4)
+    for path, leaf in tools.flat(plain_stats).items():
+        np.testing.assert_allclose(tools.flat(stats)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+    alone = tools.flat(run({"maps": 3.0})[1])
+    for path, leaf in tools.flat(plain_slopes).items():
+        np.testing.assert_allclose(tools.flat(slopes)[path], leaf + alone[path], rtol=1e-3, atol=1e-4, err_msg=path)
+        layer = path.removeprefix("backbone/")
+        reached = layer.startswith(("conv1", "bn1", *(f"layer{stage}" for stage in range(1, hints[-1] + 1))))
+        assert bool(np.abs(alone[path]).max() > 0) == reached, path  # nothing above the last hint
+
+
+def test_the_teacher_s_maps_are_of_the_student_s_view(tools):
+    """Also where the target is of the plain image."""
+    spec, augmentation = InputSpec(16, 8, "metric"), Augmentation(crop_area=(0.3, 0.6), crop_ratio=(1.0, 3.0))
+
+    class Mapped(Spy):
+        def train(self, params, batch_stats, images, key, running, modality, parts):
+            if parts == (0, 2):
+                self.seen["student's map"] = np.asarray(images)
+                return images, batch_stats
+            assert parts == (2, None)
+            return super().train(params, batch_stats, images, key, running, modality, parts)
+
+        def lower(self, params, batch_stats, images, modality, end, begin):
+            assert (modality, begin, end) == ("depth", 0, 2)
+            self.seen["teacher's map"] = np.asarray(images)
+            return images
+
+    spy: Any = Mapped()
+    losses = {"maps": 1.0, "mean_squared": 1.0}
+    objective = distillation_objective(spy, spec, "rgb", augmentation, losses, _OPTIONS, target="online", hints=(1,))
+    objective({}, {}, places(), _KEY, {"teacher": ({}, {})})
+    own = decoded(spy.seen["student's map"], "rgb")
+    np.testing.assert_allclose(decoded(spy.seen["teacher's map"], "depth"), own, atol=0.02)
+    np.testing.assert_allclose(spy.seen["teacher"], plain_input(spec, "depth", places()), atol=1e-6)
+
+
+def test_targets_move_to_the_mean_of_their_person_s():
+    identity = np.array([1, 0, 1, 2, 1])
+    target = np.array([[0.0, 3.0], [4.0, 4.0], [6.0, 0.0], [7.0, 1.0], [0.0, 6.0]], np.float32)
+    np.testing.assert_array_equal(towards_mean(target, identity, 0.0), target)
+    half = towards_mean(target, identity, 0.5)
+    np.testing.assert_allclose(half, [[1.0, 3.0], [4.0, 4.0], [4.0, 1.5], [7.0, 1.0], [1.0, 4.5]])
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(towards_mean(target, identity, 1.0)[[0, 2, 4]], [[2.0, 3.0]] * 3)
 
 
 def test_a_bank_is_ranked_as_the_target_ranks_it(tiny_model, networks, rows, tools):

@@ -44,8 +44,11 @@ class Problems:
         return objective, *model.init(jax.random.key(0), 16, 8), self.batch(spec)
 
     def student(self, losses):
-        objective = objectives.distillation_objective(self.model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS)
-        return objective, *self.model.init(jax.random.key(0), 16, 8), self.batch()
+        """A student; for hints its teacher has the weights that it starts from."""
+        network = self.model.init(jax.random.key(0), 16, 8)
+        make, given = objectives.distillation_objective, {"teacher": jax.device_get(network)}
+        objective = make(self.model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS, hints=(1, 2))
+        return (lambda *of, _=None: objective(*of[:4], given)), *network, self.batch()
 
     def pair(self, kind, losses, *, start=0, **changes):
         model = dataclasses.replace(self.model.without_classifier(), **changes)
@@ -79,6 +82,7 @@ METHODS = {
         "both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1, neck="bnneck", pool="gem"
     ),
     "student": lambda make: make.student({"contrastive": 1.0, "identity": 1.0}),
+    "student with hints": lambda make: make.student({"contrastive": 1.0, "maps": 1.0}),
     **{
         f"attention {kind}": lambda make, kind=kind: make.pair(kind, {"pair_softmax": 1.0})
         for kind in ("none", "self", "pairwise", "middle")
@@ -157,7 +161,7 @@ def test_half_precision_is_finite(problems, tools, make):
     "make",
     [
         lambda make: make.identity("depth", {"identity": 1.0, "triplet": 1.0}),
-        lambda make: make.student({"contrastive": 1.0, "sum_squared": 1.0}),
+        lambda make: make.student({"contrastive": 1.0, "sum_squared": 1.0, "maps": 1.0}),
         lambda make: make.identity("both", {"identity": 1.0, "weighted_triplet": 1.0}, own_parts=1),
         # From start 0 a step meets a kink of ReLU or a maximum on some processors: there rounding decides the gradient.
         lambda make: make.pair("middle", {"pair_softmax": 1.0, "identity": 1.0}, start=10),
