@@ -133,22 +133,21 @@ DISTILLATION_LOSSES: Mapping[str, DistillationLoss] = {
 
 
 def map_error(student: Sequence[jax.Array], target: Sequence[jax.Array]) -> jax.Array:
-    """Squared error of maps, relative to their size: mean over the maps of sum (s - t)^2 / sum t^2.
+    """Squared error between the directions of two maps' channels: |s/|s| - t/|t||^2 = 2 - 2 cos(s, t), in [0, 4].
 
-    FitNets' hints (Romero et al., arXiv:1412.6550); no regressor stands between, as the student has the teacher's
-    layers.
-    Deviation: relative, so that maps of any stage and network count alike.
+    Mean over maps, images and places. FitNets' hints (Romero et al., arXiv:1412.6550); no regressor stands between, as
+    the student has the teacher's layers.
+    Deviation: of directions, so that each place counts alike, and maps of any stage and network do.
 
     Args:
         student: float [B, h, w, C] each, of one view of the scene.
         target: the teacher's, of the same view in its own modality.
 
     Returns:
-        float32 scalar; 1 for maps of zeros.
+        float32 scalar; a place without any activity has cosine 0 with all.
     """
     errors = [
-        jnp.sum(_difference(one, two) ** 2) / jnp.maximum(jnp.sum(two.astype(jnp.float32) ** 2), _COLLAPSED)
-        for one, two in zip(student, target, strict=True)
+        jnp.mean(jnp.sum((_unit(one) - _unit(two)) ** 2, axis=-1)) for one, two in zip(student, target, strict=True)
     ]
     return sum(errors, jnp.zeros(())) / len(errors)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.data.inputs import train_input
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
 from rgbd_reid_jax.stages.checks import read_settings
@@ -83,6 +84,40 @@ def test_attention_on_distilled_encoders(run, distilled, tmp_path, gate):
 )
 def test_methods_from_the_start(run, tmp_path, argument, method):
     check(run(argument, tmp_path / "run"), method, "none")
+
+
+@pytest.mark.parametrize("gate", ["self", "pairwise", "middle", "none_running"])
+def test_grey_gates_go_on_from_grey_encoders(gate):
+    """Data, input and encoders of all are those of the distilled pair, so the sweep trains these once."""
+    distilled = cli._load(f"configs/distill.py:{DISTILLED}").to_dict()
+    gated = cli._load(f"configs/attention.py:{DISTILLED},{gate}").to_dict()
+    for part in ("dataset", "input", "model", "evaluation"):
+        assert gated[part] == distilled[part]
+    assert {name: gated["training"][name] for name in distilled["training"]} == distilled["training"]
+
+
+# The paper's table for the tiny network.
+PAPER = (
+    (r"backbone/(conv1|bn1|layer1_\d+)/.*", "train"),
+    (r"(backbone/layer2_\d+|embedding|embedding_bn|classifier)/.*", "freeze"),
+)
+
+
+@pytest.mark.parametrize("data", ["biwi", "tvrid"])
+@pytest.mark.parametrize("name", ["distill", "attention", "mutual"])
+def test_the_paper_s_recipes_train(run, tmp_path, name, data):
+    """On the embedded dataset: losses are finite, and what is new in a stage, such as a gate, moves by its rate."""
+    freeze = () if name == "mutual" else (f"--config.training.student.freeze={PAPER!r}",)
+    workdir = run(f"{name}.py:{data}", tmp_path / "run", "--config.dataset.name=synthetic_rgbd", *freeze)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2 * len(list((workdir / "checkpoints").iterdir()))
+    assert np.isfinite(losses).all()
+    if name == "attention":
+        with Checkpoints(workdir / "checkpoints" / "pair") as checkpoints:
+            trained = checkpoints.restore_parts(2)["trainable"]
+        for gate in ("gate_rgb", "gate_depth"):
+            assert np.abs(trained[gate]["expand"]["kernel"]).max() > 1e-6  # it starts at 0
 
 
 def test_every_configuration_has_a_test():

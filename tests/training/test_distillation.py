@@ -13,6 +13,7 @@ from rgbd_reid_jax.evaluation.embed import Encoder
 from rgbd_reid_jax.losses.distillation import DISTILLATION_LOSSES, logits_divergence
 from rgbd_reid_jax.losses.identity import identity_loss
 from rgbd_reid_jax.losses.metric import METRIC_LOSSES
+from rgbd_reid_jax.losses.pairs import l2_normalise
 from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.models.network import Output
 from rgbd_reid_jax.stages.training import towards_mean
@@ -177,7 +178,7 @@ def test_hints_compare_the_maps_of_both_networks(tiny_model, networks, rows, too
     for stage in hints:
         found, _ = tiny_model.train(*networks[student], own, _KEY, modality=student, parts=(0, stage + 1))
         wanted = tiny_model.lower(*networks[teacher], taught, teacher, stage + 1)
-        errors.append(float(jnp.sum((found - wanted) ** 2) / jnp.sum(wanted**2)))
+        errors.append(float(jnp.mean((l2_normalise(found) - l2_normalise(wanted)) ** 2) * found.shape[-1]))
     assert float(figures["maps"]) == pytest.approx(np.mean(errors), rel=1e-4)
     (plain, (plain_stats, _)), plain_slopes = run({"cosine": 1.0})
     assert float(loss) == pytest.approx(float(plain) + 3.0 * np.mean(errors), rel=1e-4)
