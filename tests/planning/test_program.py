@@ -123,7 +123,7 @@ def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentat
     ("argument", "stage", "option", "count"),
     [
         ("distill.py", "student", "model.remat=False", 0),
-        ("distill.py", "student", "model.remat=True", 2),  # the tiny network's blocks
+        ("distill.py", "student", "model.remat=True", 4),  # two blocks, and those of its teacher, whose maps it sees
         ("two_stream.py", "baseline", "model.remat=True", 2),
         ("mutual.py", "pair", "model.remat=True", 4),
         ("distill.py", "teacher", "training.teacher.micro_batches=2", 1),  # all of a part of the batch
@@ -131,7 +131,8 @@ def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentat
 )
 def test_what_is_recomputed_is_marked_in_the_program(mesh_of, without_augmentation, argument, stage, option, count):
     """Results cannot tell: they are the same."""
-    settings = parse_settings(cli.configuration([f"--config=configs/{argument}", *TINY, f"--config.{option}"]))
+    hints = [HINTS] if "distill" in argument else []
+    settings = parse_settings(cli.configuration([f"--config=configs/{argument}", *TINY, *hints, f"--config.{option}"]))
     data = program.assumed_data(settings)
     step = stage_step(settings, stage, data.identities)
     *arguments, running = program.step_arguments(settings, stage, step, mesh_of(1), 8, data)
@@ -140,7 +141,7 @@ def test_what_is_recomputed_is_marked_in_the_program(mesh_of, without_augmentati
 
 
 def test_devices_have_to_divide_the_batch(tiny_model):
-    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY]))
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY, HINTS]))
     data = program.assumed_data(settings)
     with pytest.raises(InputError, match=r"training\.teacher\.batch_size=60 is no positive multiple of the 8 devices"):
         program.compile_step(settings, "teacher", topology.attached(), 60, data)
@@ -167,7 +168,7 @@ def test_what_the_data_are_taken_to_be(argument, identities, frames, size):
 
 def test_a_step_for_a_slice_that_is_not_there(tiny_model, without_augmentation):
     pytest.importorskip("libtpu")
-    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY]))
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY, HINTS]))
     where = topology.find_slice("v5e:2x2")
     made, where = program.compile_step(settings, "teacher", where, 8, program.assumed_data(settings))
     assert {made.axis(one) for one in made.collectives} == {"data"}
@@ -178,7 +179,7 @@ def test_a_step_for_a_slice_that_is_not_there(tiny_model, without_augmentation):
 def test_a_step_that_is_too_large_for_its_chip(tiny_model, without_augmentation):
     pytest.importorskip("libtpu")
     overrides = ("--config.training.teacher.losses.weighted_triplet=0.0",)
-    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY, *overrides]))
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *TINY, HINTS, *overrides]))
     with pytest.raises(program.TooLarge, match=r"Ran out of memory on HBM.*exceeds available HBM \(15\.75G\)"):
         program.compile_step(
             settings, "teacher", topology.find_slice("v5e:1x1"), 1_000_000, program.assumed_data(settings)
