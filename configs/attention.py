@@ -47,7 +47,7 @@ def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
         chosen = gates[-1] if gates else "pairwise"
         stage.gate.kind = chosen.removesuffix("_running")
         stage.losses.update({"pair_softmax": 1.0, **_BASE["distillation_beside"](config)})
-        if stage.optimizer.name == "adamw":
+        if config.training.student.optimizer.name == "adamw":
             stage.optimizer.learning_rate = config.training.student.optimizer.learning_rate / 25
         else:
             stage.optimizer.update(_ADAMW)

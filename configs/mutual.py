@@ -5,6 +5,10 @@ share a classifier, the divergence of their predictions for the same instant bot
 between their embeddings, in place of the two steps of teacher and student. Random erasing and all else as
 configs/distill.py.
 
+Deviation: cross-entropy also beside the paper's triplet teacher, as predictions are compared.
+Deviation (biwi, robotpku, tvrid): the squared error of unit vectors in place of the paper's sum, and unit vectors in
+the evaluation (`distillation_beside` in configs/shared/base.py).
+
     python -m rgbd_reid_jax.main --config=configs/mutual.py --workdir=runs/mutual
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
@@ -28,7 +32,7 @@ def get_config(argument: str = "synthetic_rgbd") -> ml_collections.ConfigDict:
     with config.unlocked():
         stage = _BASE["pair"](config, config.training.teacher.steps + config.training.student.steps)
         stage.losses.update(config.training.teacher.losses.to_dict())
-        stage.losses.update({"logits": 1.0, **_BASE["distillation_beside"](config)})
+        stage.losses.update({"identity": 1.0, "logits": 1.0, **_BASE["distillation_beside"](config)})
         stage.augmentation.erase = config.training.teacher.augmentation.erase
         config.evaluation.normalise = True  # as its distillation loss
         config.method = "mutual"

@@ -73,7 +73,7 @@ AUGMENTATION = {
 COLOUR = {"gain": 0.2, "offset": 0.1, "gamma": 0.5, "grey": 0.3, "channel_shuffle": 0.5}
 # `people` and `frames` are those of the other samplers: pk, pk_cross_camera, pk_cross_modal (stages that see both).
 SAMPLING = {"name": "shuffle", "people": 16, "frames": 4}
-# The input's shape, so that a body keeps its own.
+# The shape of the embedded images and of the input, so that a body keeps its own.
 UNSTRETCHED = {"crop_ratio": (2.0, 2.0)}
 # Less memory, or less to wait for among many devices: docs/scaling.md.
 BATCH = {"batch_size": 64, "micro_batches": 1, "norm_groups": 1}

@@ -26,8 +26,10 @@ def methods(data: str) -> list[dict[str, Any]]:
         data: the argument of the configurations, such as "synthetic_rgbd".
     """
     distilled, grey = ("distill_from_depth",), ("distill_from_depth_grey",)
-    # Distilled encoders are those of `attention_none` in the paper's recipes, which compares directions as gates do.
-    joint, joint_grey = ("attention_none",), ("attention_none_grey",)
+    # In the paper's recipes distilled encoders are those of `attention_none`, which is ranked by directions as gates
+    # are, and its teacher sees depth, so that it serves with grey images too.
+    joint = ("attention_none", *distilled)
+    joint_grey = ("attention_none_grey", *grey)
     return [
         _method("distill_from_depth", f"distill.py:{data}", (), "depth teacher, RGB student"),
         _method("one_stream", f"one_stream.py:{data}", (), "one network for both"),
@@ -45,7 +47,7 @@ def methods(data: str) -> list[dict[str, Any]]:
         _method("two_stream_grey", f"two_stream.py:{data},grey", (), "grey control"),
         _method("agw_grey", f"agw.py:{data},grey", (), "grey control"),
         _method("distill_from_rgb_grey", f"distill.py:{data},rgb_teacher,grey", (), "grey control"),
-        _method("attention_none_grey", f"attention.py:{data},none,grey", grey, "grey control"),
+        _method("attention_none_grey", f"attention.py:{data},none,grey", (*grey, *joint), "grey control"),
         _method("attention_pairwise_grey", f"attention.py:{data},pairwise,grey", joint_grey, "grey control"),
         _method("attention_self_grey", f"attention.py:{data},self,grey", joint_grey, "grey control"),
         _method("attention_middle_grey", f"attention.py:{data},middle,grey", joint_grey, "grey control"),

@@ -10,6 +10,10 @@ torchvision's ImageNet weights, from which the paper starts and which are not do
 from random ones, without FOLDER the dataset has to be built already. Either dataset alone is one `--sweep`; scores of
 different datasets stand in tables of their own.
 
+Ranked by unit vectors: `agw`, attention and `mutual`, whose losses compare directions. By raw distances, as the
+paper's: all others. The difference between attention and the distilled pair holds that too; what gates add is the
+difference to `attention_none` (`attention_none_running` for gates in the middle).
+
 It has not been run: no result can be stated.
 """
 

@@ -144,7 +144,7 @@ def map_error(student: Sequence[jax.Array], target: Sequence[jax.Array]) -> jax.
         target: the teacher's, of the same view in its own modality.
 
     Returns:
-        float32 scalar; a place without any activity has cosine 0 with all.
+        float32 scalar; a place without any activity counts 1 where that is so in one map, 0 where in both.
     """
     errors = [
         jnp.mean(jnp.sum((_unit(one) - _unit(two)) ** 2, axis=-1)) for one, two in zip(student, target, strict=True)

@@ -70,7 +70,7 @@ class Views:
         twin_logits: float32 [B, C] twice, of the same.
         symmetric: both of the twins learn, so that "logits" goes both ways.
         squared: float32 [B, B], squared distances between the RGB and the depth rows.
-        bank: float32 [N, D], the teacher's embeddings of all training frames.
+        bank: float32 [N, D], the targets of all training frames.
         maps: float [B, h, w, C] of some stages, twice: the student's, and the teacher's of the same view.
     """
 

@@ -155,7 +155,7 @@ class Model:
         remat: recompute each block in the backward pass: less memory for about a third more computation.
         own_parts: how many of a residual network's 5 parts (stem, four stages) each modality has for itself, from the
             first; 0 is one network for all it sees.
-        micro_batches: into how many parts `train` cuts its batch, one after the other.
+        micro_batches: into how many parts a batch is cut, one after the other.
         norm_groups: parts of a (micro-)batch that have batch-norm statistics of their own in training.
 
     Raises:
@@ -236,23 +236,32 @@ class Model:
         Returns:
             float32 [B, D].
         """
-        variables = {"params": params, "batch_stats": batch_stats}
-        output: Any = self._module().apply(variables, images, NormMode(train=False), modality)
-        return output.embedding
+        return self._evaluated(params, batch_stats, images, modality).embedding
 
     def lower(
         self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str, end: int, begin: int = 0
     ) -> jax.Array:
         """The map before part `end` in evaluation mode, [B, h, w, C], of images, or of the map before part `begin`."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        found: Any = self._module().apply(variables, images, NormMode(train=False), modality, begin, end)
-        return found
+        return self._evaluated(params, batch_stats, images, modality, begin, end)
 
     def upper(self, params: Tree, batch_stats: Tree, maps: jax.Array, modality: str, begin: int) -> jax.Array:
         """Embeddings float32 [B, D] of maps that `lower` gave, in evaluation mode."""
+        return self._evaluated(params, batch_stats, maps, modality, begin).embedding
+
+    def _evaluated(
+        self, params: Tree, batch_stats: Tree, x: jax.Array, modality: str, begin: int = 0, end: int | None = None
+    ) -> Any:
+        """Evaluation mode, with `micro_batches` of one part after the other: rows do not know each other there."""
         variables = {"params": params, "batch_stats": batch_stats}
-        output: Any = self._module().apply(variables, maps, NormMode(train=False), modality, begin)
-        return output.embedding
+
+        def run(rows: jax.Array) -> Any:
+            return self._module().apply(variables, rows, NormMode(train=False), modality, begin, end)
+
+        if self.micro_batches == 1:
+            return run(x)
+        together = 2 if modality == BOTH else 1
+        parts = jax.lax.map(run, _dealt(x, self.micro_batches, together))
+        return jax.tree.map(lambda rows: _gathered(rows, together), parts)
 
     def train(
         self,

@@ -168,8 +168,8 @@ def _check_losses(settings: Settings, name: str) -> None:
         )
     if stage.target_mean and stage.target != "cached":
         raise InputError(
-            f"config.training.{name}.target_mean={stage.target_mean} moves cached targets; "
-            f"say --config.training.{name}.target=cached, or target_mean=0"
+            f"config.training.{name}.target={stage.target!r} has no targets that target_mean={stage.target_mean} could "
+            f"move; say --config.training.{name}.target_mean=0.0"
         )
     if MAPS in wanted:
         _check_hints(settings, name)
@@ -187,7 +187,7 @@ def _check_hints(settings: Settings, name: str) -> None:
     if backbone not in RESNETS:
         raise InputError(
             f"config.training.{name}.losses.{MAPS} compares maps of residual stages, which {backbone} has not; "
-            "set it to 0 or choose a ResNet"
+            f"say --config.training.{name}.losses.{MAPS}=0.0 or choose a ResNet"
         )
     stages = len(RESNETS[backbone].blocks)
     if hints[-1] > stages:

@@ -40,7 +40,7 @@ def _names(value: Any) -> bool:
 
 
 def _ascending(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) > 0 and value[0] > 0 and list(value) == sorted({*value})
+    return all(type(one) is int for one in value) and value[0] > 0 and list(value) == sorted({*value})
 
 
 _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "above 0")
@@ -103,7 +103,7 @@ _RANGES: Mapping[str, Rule] = {
     "training.*.loss_options.temperature": _POSITIVE,
     "training.*.loss_options.logits_temperature": _POSITIVE,
     "training.*.target_mean": _SHARE,
-    "training.*.hints": (_ascending, "one or more residual stages, ascending from 1"),
+    "training.*.hints": (_ascending, "residual stages, whole numbers ascending from 1; losses.maps=0 turns hints off"),
     "training.*.gate.rank": _at_least(0),
     "training.*.gate.dropout": _BELOW_ONE,
     "training.*.gate.after": _at_least(1),

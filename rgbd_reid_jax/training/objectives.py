@@ -107,6 +107,8 @@ def distillation_objective(
     """
     seen = other(modality)
     ends = [stage + 1 for stage in hints] if MAPS in used(losses) else []
+    # The geometry alone: noise, colours and erasing are what the student is to stand.
+    view = Augmentation(augmentation.crop_area, augmentation.crop_ratio, augmentation.flip)
 
     def teach(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> jax.Array:
         if target == "cached":
@@ -114,11 +116,11 @@ def distillation_objective(
         if target == "online":
             images = plain_input(spec, seen, batch)
         else:
-            images = train_input(spec, seen, batch, key, augmentation)
+            images = train_input(spec, seen, batch, key, view)
         return jax.lax.stop_gradient(model.embed(*given["teacher"], images, seen))
 
     def teach_maps(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> list[jax.Array]:
-        x, found = train_input(spec, seen, batch, key, augmentation), []
+        x, found = train_input(spec, seen, batch, key, view), []
         for begin, end in itertools.pairwise([0, *ends]):
             x = model.lower(*given["teacher"], x, seen, end, begin)
             found.append(jax.lax.stop_gradient(x))

@@ -167,21 +167,20 @@ def settings_with(config: str, changes: dict[str, Any]) -> Any:
             {"model.backbone": "tiny"},
             ["training.student.hints=(2, 4): tiny has stages 1 .. 2; say --config.training.student.hints='(2,)'"],
         ),
-        ("distill.py", {f"{STUDENT}.hints": (4, 2)}, ["student.hints=(4, 2) must be one or more residual stages"]),
-        ("distill.py", {f"{STUDENT}.hints": (2, 2)}, ["student.hints=(2, 2) must be one or more residual stages"]),
-        ("distill.py", {f"{STUDENT}.hints": (0, 2)}, ["student.hints=(0, 2) must be one or more residual stages"]),
-        ("distill.py", {f"{STUDENT}.hints": ()}, ["student.hints=() must be one or more residual stages"]),
-        ("distill.py", {f"{STUDENT}.hints": 2}, ["student.hints=2 must be one or more residual stages"]),
+        *(
+            ("distill.py", {f"{STUDENT}.hints": hints}, [f"student.hints={hints!r} must be residual stages", "maps=0"])
+            for hints in ((4, 2), (2, 2), (0, 2), (), 2, (2.0, 4.0), (1.5,), (True, 4), ("2",))
+        ),
         (
             "distill.py",
             {"model.backbone": "vit_small14", "input.height": 56, "input.width": 28, f"{STUDENT}.freeze": ()},
-            ["student.losses.maps compares maps of residual stages, which vit_small14 has not; set it to 0"],
+            ["losses.maps compares maps of residual stages, which vit_small14 has not; say", "student.losses.maps=0.0"],
         ),
         ("distill.py", {f"{STUDENT}.target_mean": 1.5}, ["student.target_mean=1.5 must be from 0 to 1"]),
         (
             "distill.py",
             {f"{STUDENT}.target": "online"},
-            ["student.target_mean=0.5 moves cached targets; say --config.training.student.target=cached"],
+            ["student.target='online' has no targets that target_mean=0.5 could move", "student.target_mean=0.0"],
         ),
         ("mutual.py", {f"{PAIR}.losses.maps": 1.0}, ["config.training.pair.losses='maps' is unknown"]),
         ("one_stream.py", {f"{BASELINE}.losses.maps": 1.0}, ["config.training.baseline.losses='maps' is unknown"]),

@@ -86,16 +86,6 @@ def test_methods_from_the_start(run, tmp_path, argument, method):
     check(run(argument, tmp_path / "run"), method, "none")
 
 
-@pytest.mark.parametrize("gate", ["self", "pairwise", "middle", "none_running"])
-def test_grey_gates_go_on_from_grey_encoders(gate):
-    """Data, input and encoders of all are those of the distilled pair, so the sweep trains these once."""
-    distilled = cli._load(f"configs/distill.py:{DISTILLED}").to_dict()
-    gated = cli._load(f"configs/attention.py:{DISTILLED},{gate}").to_dict()
-    for part in ("dataset", "input", "model", "evaluation"):
-        assert gated[part] == distilled[part]
-    assert {name: gated["training"][name] for name in distilled["training"]} == distilled["training"]
-
-
 # The paper's table for the tiny network.
 PAPER = (
     (r"backbone/(conv1|bn1|layer1_\d+)/.*", "train"),
@@ -117,7 +107,8 @@ def test_the_paper_s_recipes_train(run, tmp_path, name, data):
         with Checkpoints(workdir / "checkpoints" / "pair") as checkpoints:
             trained = checkpoints.restore_parts(2)["trainable"]
         for gate in ("gate_rgb", "gate_depth"):
-            assert np.abs(trained[gate]["expand"]["kernel"]).max() > 1e-6  # it starts at 0
+            moved = np.abs(trained[gate]["expand"]["kernel"]).max()  # it starts at 0
+            assert moved > 3e-5, moved
 
 
 def test_every_configuration_has_a_test():

@@ -6,6 +6,8 @@ import pytest
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
+from rgbd_reid_jax.stages import reuse
+from rgbd_reid_jax.stages.order import stands_on, training_order
 from rgbd_reid_jax.sweeps import plan
 from rgbd_reid_jax.sweeps.plan import Method, Run, digest, read_sweep, read_sweeps, tasks_of
 
@@ -166,6 +168,41 @@ def test_values_are_written_as_the_command_line_takes_them():
         "(1, 'a')",
         "('cpu',)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("synthetic_rgbd", {"attention_none": {"pair"}, "attention_none_grey": {"pair"}}),
+        # The paper's attention is ranked by directions, so its encoders are chosen by another score.
+        ("biwi", {"attention_none": {"teacher", "student", "pair"}, "attention_none_grey": {"student", "pair"}}),
+    ],
+)
+def test_methods_take_from_others_what_is_the_same(data, expected):
+    """Which stages each method trains itself, where all that it reuses is there."""
+    methods = runpy.run_path("configs/sweeps/benchmark.py")["methods"](data)
+    contents = {one["name"]: cli._load(one["config"]).to_dict() for one in methods}
+
+    def determining(name: str, stage: str, order: list[str]) -> dict:
+        return reuse._determining(contents[name], [*stands_on(stage, order), stage])
+
+    trained = {}
+    for one in methods:
+        name, own = one["name"], contents[one["name"]]
+        order = training_order(own["stages"], own["training"])
+        trained[name] = {
+            stage
+            for stage in order
+            if not any(
+                stage in contents[other]["training"]
+                and determining(other, stage, order) == determining(name, stage, order)
+                for other in one["reuse"]
+            )
+        }
+    others = {name: {"pair"} for name in trained if name.startswith("attention_")} | expected
+    assert {name: stages for name, stages in trained.items() if name in others} == others
+    assert trained["distill_from_depth_grey"] == {"student"}
+    assert trained["distill_from_rgb_grey"] == {"teacher", "student"}
 
 
 def test_the_grid_of_the_paper_is_one_command(tmp_path):

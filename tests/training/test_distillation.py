@@ -193,8 +193,9 @@ def test_hints_compare_the_maps_of_both_networks(tiny_model, networks, rows, too
 
 
 def test_the_teacher_s_maps_are_of_the_student_s_view(tools):
-    """Also where the target is of the plain image."""
-    spec, augmentation = InputSpec(16, 8, "metric"), Augmentation(crop_area=(0.3, 0.6), crop_ratio=(1.0, 3.0))
+    """Also where the target is of the plain image; erasing and noise are the student's alone."""
+    spec = InputSpec(16, 8, "metric")
+    augmentation = Augmentation(crop_area=(0.3, 0.6), crop_ratio=(1.0, 3.0), erase=1.0, depth_noise=3.0)
 
     class Mapped(Spy):
         def train(self, params, batch_stats, images, key, running, modality, parts):
@@ -213,8 +214,11 @@ def test_the_teacher_s_maps_are_of_the_student_s_view(tools):
     losses = {"maps": 1.0, "mean_squared": 1.0}
     objective = distillation_objective(spy, spec, "rgb", augmentation, losses, _OPTIONS, target="online", hints=(1,))
     objective({}, {}, places(), _KEY, {"teacher": ({}, {})})
-    own = decoded(spy.seen["student's map"], "rgb")
-    np.testing.assert_allclose(decoded(spy.seen["teacher's map"], "depth"), own, atol=0.02)
+    own, taught = decoded(spy.seen["student's map"], "rgb"), decoded(spy.seen["teacher's map"], "depth")
+    erased = ~np.isclose(own, taught, atol=0.02)
+    assert 0.01 < erased.mean() < 0.5
+    blank = spy.seen["student's map"][erased]
+    np.testing.assert_array_equal(blank, np.broadcast_to(blank[0], blank.shape))
     np.testing.assert_allclose(spy.seen["teacher"], plain_input(spec, "depth", places()), atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from rgbd_reid_jax.data.inputs import InputSpec, plain_input
 from rgbd_reid_jax.losses.weighted import LossOptions
 from rgbd_reid_jax.models.pair import GateSpec, Pair
 from rgbd_reid_jax.training import objectives
-from rgbd_reid_jax.training.freeze import partition
+from rgbd_reid_jax.training.freeze import norms, partition
 from rgbd_reid_jax.training.loop import compiled_step, make_step
 from rgbd_reid_jax.training.optimizer import OptimizerSpec, make_optimizer
 from rgbd_reid_jax.training.state import create_state
@@ -43,11 +43,12 @@ class Problems:
         objective = objectives.identity_objective(model, spec, modality, Augmentation(), losses, _OPTIONS)
         return objective, *model.init(jax.random.key(0), 16, 8), self.batch(spec)
 
-    def student(self, losses):
+    def student(self, losses, *, running=frozenset(), **changes):
         """A student; for hints its teacher has the weights that it starts from."""
-        network = self.model.init(jax.random.key(0), 16, 8)
+        model = dataclasses.replace(self.model, **changes)
+        network = model.init(jax.random.key(0), 16, 8)
         make, given = objectives.distillation_objective, {"teacher": jax.device_get(network)}
-        objective = make(self.model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS, hints=(1, 2))
+        objective = make(model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS, hints=(1, 2), running=running)
         return (lambda *of, _=None: objective(*of[:4], given)), *network, self.batch()
 
     def pair(self, kind, losses, *, start=0, **changes):
@@ -141,9 +142,10 @@ def test_the_paper_s_student_learns_its_teacher_s_batch_through_frozen_upper_lay
     "make",
     [
         lambda make: make.identity("both", {"identity": 1.0}, own_parts=1, compute_dtype="bfloat16"),
+        lambda make: make.student({"contrastive": 1.0, "maps": 30.0}, compute_dtype="bfloat16"),
         lambda make: make.pair("middle", {"pair_triplet": 1.0, "identity": 1.0}, compute_dtype="bfloat16"),
     ],
-    ids=["baseline", "pair"],
+    ids=["baseline", "student", "pair"],
 )
 def test_half_precision_is_finite(problems, tools, make):
     objective, params, batch_stats, batch = make(problems)
@@ -155,6 +157,22 @@ def test_half_precision_is_finite(problems, tools, make):
         assert leaf.dtype == np.float32, path
         assert np.isfinite(leaf).all(), path
     assert sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(slopes)) > 0.01
+
+
+def test_hints_of_a_batch_in_parts_are_those_of_the_whole(problems, tools):
+    """With running statistics, where parts have no statistics of their own to differ by."""
+    params, _ = problems.model.init(jax.random.key(0), 16, 8)
+    running, found = norms(params), []
+    for count in (1, 2):
+        losses = {"mean_squared": 1.0, "maps": 30.0}
+        objective, *network, batch = problems.student(losses, running=running, micro_batches=count)
+        compute = jax.jit(jax.value_and_grad(objective, has_aux=True))
+        (_, (_, figures)), slopes = compute(*network, batch, jax.random.key(0))
+        assert figures["maps"] > 0.01
+        found.append(tools.flat({"figures": figures, "slopes": slopes}))
+    whole, parts = found
+    for path, leaf in whole.items():
+        np.testing.assert_allclose(parts[path], leaf, rtol=1e-4, atol=1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize(
