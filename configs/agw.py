@@ -11,7 +11,7 @@ which has GeM, BNNeck and the weighted triplet loss too on the embedded dataset.
 rows whose images are of different instants and cameras, and by channel exchange.
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
-Wall time: 6 minutes on one core.
+Wall time: 7 to 9 minutes on one core.
 """
 
 import pathlib

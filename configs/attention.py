@@ -16,8 +16,8 @@ statistics of batch norms, which the gate in the middle trains with). What each 
 Deviation (biwi, robotpku, tvrid): AdamW with one cycle, as the paper's student has a rate at which no new gate would
 learn, and unit vectors in the evaluation, as gates choose directions.
 
-Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory. Wall time: 8 minutes on one
-core (none, self, pairwise; 16 with a gate in the middle).
+Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory. Wall time: 9 to 12 minutes
+on one core (none, pairwise; a gate in the middle ranks pair by pair, which took 7 minutes more).
 """
 
 import pathlib

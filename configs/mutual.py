@@ -12,8 +12,7 @@ the evaluation (`distillation_beside` in configs/shared/base.py).
     python -m rgbd_reid_jax.main --config=configs/mutual.py --workdir=runs/mutual
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
-Wall time: 7 minutes on one core
-of a machine with other work.
+Wall time: 7 minutes on one core of a machine with other work.
 """
 
 import pathlib

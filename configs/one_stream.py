@@ -7,7 +7,7 @@ of that configuration too.
     python -m rgbd_reid_jax.main --config=configs/one_stream.py --workdir=runs/one_stream
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
-Wall time: 6 minutes on one core.
+Wall time: 7 to 9 minutes on one core.
 """
 
 import pathlib

@@ -7,7 +7,7 @@ of the five parts (stem, four stages) are apart is `model.own_parts`. All else a
     python -m rgbd_reid_jax.main --config=configs/two_stream.py --config.model.own_parts=3 --workdir=runs/two_stream_3
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
-Wall time: 6 minutes on one core.
+Wall time: 7 to 9 minutes on one core.
 """
 
 import pathlib

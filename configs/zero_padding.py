@@ -6,7 +6,7 @@ elsewhere. It never sees colours, so it is its own grey control. All else as con
     python -m rgbd_reid_jax.main --config=configs/zero_padding.py --workdir=runs/zero_padding
 
 Arguments: configs/shared/base.py. Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory.
-Wall time: 6 minutes on one core.
+Wall time: 7 to 9 minutes on one core.
 """
 
 import pathlib
