@@ -12,7 +12,7 @@ residual network. With `biwi`, `robotpku` or `tvrid`: the paper's recipe (ResNet
 dataset's files (docs/datasets.md) and an accelerator. It has not been run on these: no expected result can be stated,
 and the paper's tables are not quoted here.
 
-Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory. Wall time: 6 minutes, installation
+Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory. Wall time: 10 minutes, installation
 from a package cache included.
 """
 

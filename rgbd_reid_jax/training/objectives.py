@@ -117,12 +117,14 @@ def distillation_objective(
             images = plain_input(spec, seen, batch)
         else:
             images = train_input(spec, seen, batch, key, view)
-        return jax.lax.stop_gradient(model.embed(*given["teacher"], images, seen))
+        params, batch_stats = given["teacher"]
+        return jax.lax.stop_gradient(model.embed(params, batch_stats, images, seen))
 
     def teach_maps(batch: Batch, key: jax.Array, given: Mapping[str, Any]) -> list[jax.Array]:
+        params, batch_stats = given["teacher"]
         x, found = train_input(spec, seen, batch, key, view), []
         for begin, end in itertools.pairwise([0, *ends]):
-            x = model.lower(*given["teacher"], x, seen, end, begin)
+            x = model.lower(params, batch_stats, x, seen, end, begin)
             found.append(jax.lax.stop_gradient(x))
         return found
 
