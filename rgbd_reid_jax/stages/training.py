@@ -99,7 +99,7 @@ def towards_mean(target: np.ndarray, identity: np.ndarray, share: float) -> np.n
         return target
     sums = np.zeros((identity.max() + 1, target.shape[1]))
     np.add.at(sums, identity, target)
-    means = sums / np.maximum(np.bincount(identity), 1)[:, None]
+    means = sums / np.bincount(identity)[:, None]
     return ((1 - share) * target + share * means[identity]).astype(np.float32)
 
 

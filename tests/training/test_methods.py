@@ -49,7 +49,11 @@ class Problems:
         network = model.init(jax.random.key(0), 16, 8)
         make, given = objectives.distillation_objective, {"teacher": jax.device_get(network)}
         objective = make(model, _SPEC, "rgb", Augmentation(), losses, _OPTIONS, hints=(1, 2), running=running)
-        return (lambda *of, _=None: objective(*of[:4], given)), *network, self.batch()
+
+        def taught(params, batch_stats, batch, key, _=None):
+            return objective(params, batch_stats, batch, key, given)
+
+        return taught, *network, self.batch()
 
     def pair(self, kind, losses, *, start=0, **changes):
         model = dataclasses.replace(self.model.without_classifier(), **changes)
