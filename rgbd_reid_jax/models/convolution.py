@@ -3,23 +3,15 @@
 On accelerators and in bfloat16 a convolution is XLA's. XLA's on CPUs are slow with few channels, on narrow maps and in
 gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by the batch size:
 
-- 1x1 kernels: one matrix product per direction.
-- 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray,
-  arXiv:1509.09308), 16 products for 4 outputs instead of 36. With d the overlapping 4x4 tiles of the image, e the
-  2x2 tiles of the output's gradient, k the kernel, * a product of matrices over channels at each of the 16 places:
-
-      output    Y  = A' [(G k G') * (B' d B)] A
-      gradient  dk = G' [(B' d B)' * (A e A')] G
-
-  and the image's gradient is the output's formula with the kernel turned and its channels swapped. The transforms
-  are sums and halves, so results are those of the definition up to rounding.
-- the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
-- outputs narrower than the kernel, where XLA's loops take a hundred times as long: the image's parts under the kernel's
-  places side by side, as one product.
+- 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's filtering (`winograd.py`).
+- 1x1 kernels, 3x3 kernels of stride 2, and outputs narrower than the kernel, where XLA's loops take a hundred times as
+  long: one product, with the image's parts under the kernel's places side by side.
+- kernels on an image's few channels: with 5x5 two columns are read as one of twice the channels, which moves no data;
+  the kernel's gradient is one product as above.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -27,15 +19,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rgbd_reid_jax.models import winograd
+from rgbd_reid_jax.models.products import product, summed_product
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW = 8  # input channels below which columns are paired
-_MANY = 64  # channels from which Winograd pays: its transforms grow with them, its products with their square
-_COLUMNS = 512  # below which a product is quicker with its factors exchanged, if that writes more columns
-_TURNED = (3, 1, 2, 0)
+_FEW = 8  # channels of an image below which its kernels' gradients are one product
+_MANY = 64  # channels from which Winograd pays: its sums grow with them, its products with their square
+_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay
 
-Grid = list[list[jax.Array]]
 Form = Callable[..., jax.Array]
 
 
@@ -64,16 +57,18 @@ def _forward(
 def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
     quick, plain = _forms(stride, padding)
     images, kernels = functools.partial(_image_gradient, quick), functools.partial(_kernel_gradient, quick)
-    if _pointwise(residuals[1], padding):
-        kernels = functools.partial(_pointwise_kernel_gradient, stride)
-    if _tiled(residuals[1], stride, padding):
-        images, kernels = _winograd_image_gradient, _winograd_kernel_gradient
+    if _tiled(kernel, stride, padding):
+        images = functools.partial(_tiled_image_gradient, _tiles(x, kernel, _LARGE_KERNEL))
+        kernels = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel, _MANY))
+    elif kernel.shape[2] < _FEW or _at_once(x, kernel, stride, padding):
+        kernels = functools.partial(_kernel_gradient_at_once, stride, padding)
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
     return (
-        _by_platform(images, functools.partial(_image_gradient, plain), *residuals, gradient),
-        _by_platform(kernels, functools.partial(_kernel_gradient, plain), *residuals, gradient),
+        _by_platform(images, functools.partial(_image_gradient, plain), x, kernel, gradient),
+        _by_platform(kernels, functools.partial(_kernel_gradient, plain), x, kernel, gradient),
     )
 
 
@@ -106,42 +101,39 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Ar
 
 
 def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    size = kernel.shape[0]
-    if _pointwise(kernel, padding):
-        return _product(x[:, ::stride, ::stride], kernel[0, 0])
     if _tiled(kernel, stride, padding):
-        return _winograd(x, kernel)
-    if _narrow(x, kernel, stride, padding):
-        return _side_by_side(x, kernel, stride, padding)
-    if kernel.shape[2] < _FEW and size == 5 and stride == 2 and x.shape[2] % 2 == 0:
+        return winograd.convolution(_tiles(x, kernel, _LARGE_KERNEL), x, kernel)
+    if _at_once(x, kernel, stride, padding):
+        return product(_side_by_side(x, kernel.shape[0], stride, padding), kernel.reshape(-1, kernel.shape[3]))
+    if kernel.shape[2] < _FEW and kernel.shape[0] == 5 and stride == 2 and x.shape[2] % 2 == 0:
         return _in_pairs(x, kernel, padding)
     return _plain(x, kernel, stride, padding)
 
 
-def _pointwise(kernel: jax.Array, padding: int) -> bool:
-    return kernel.shape[0] == 1 and padding == 0
+def _at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    """Whether one product is taken."""
+    size = kernel.shape[0]
+    narrow = min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
+    return size == 1 or narrow or (size == 3 and stride == 2 and kernel.shape[2] >= _FEW)
 
 
-def _pointwise_kernel_gradient(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
-    del kernel
-    return _summed_product(x[:, ::stride, ::stride], gradient)[None, None]
+def _side_by_side(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
+    """The image's parts under each place of a kernel, one after another in the channels."""
+    high, wide = ((length + 2 * padding - size) // stride * stride + 1 for length in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    places = [
+        padded[:, row : row + high : stride, column : column + wide : stride]
+        for row in range(size)
+        for column in range(size)
+    ]
+    return jnp.concatenate(places, axis=3)
 
 
-def _product(x: jax.Array, matrix: jax.Array, over: int = 0) -> jax.Array:
-    """[B, h, w, C] times [C, O], or with `over` 1 times the transpose of [O, C]."""
-    return lax.dot_general(x, matrix, (((3,), (over,)), ((), ())))
-
-
-def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[C, O], the sum of the outer products of [B, h, w, C] and [B, h, w, O].
-
-    XLA's product is slow where it writes few columns: then the other order, turned round. The barrier keeps XLA from
-    turning it back.
-    """
-    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-    if y.shape[1] < min(x.shape[1], _COLUMNS):
-        return lax.optimization_barrier(_summed_product(y, x)).T
-    return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
+def _kernel_gradient_at_once(
+    stride: int, padding: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    parts = _side_by_side(x, kernel.shape[0], stride, padding)
+    return summed_product(parts, gradient).reshape(kernel.shape)
 
 
 def _in_pairs(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
@@ -160,101 +152,25 @@ def _in_pairs(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     )
 
 
-def _narrow(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
-    """Whether the output is narrower than the kernel."""
-    size = kernel.shape[0]
-    return min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
-
-
-def _side_by_side(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """A convolution as one product with the images' parts under each place of the kernel, one after another."""
-    size = kernel.shape[0]
-    high, wide = ((length + 2 * padding - size) // stride * stride + 1 for length in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    places = [
-        padded[:, row : row + high : stride, column : column + wide : stride]
-        for row in range(size)
-        for column in range(size)
-    ]
-    return _product(jnp.concatenate(places, axis=3), kernel.reshape(-1, kernel.shape[3]))
-
-
 def _tiled(kernel: jax.Array, stride: int, padding: int) -> bool:
     """Whether Winograd's form is taken."""
     return kernel.shape[0] == 3 and stride == 1 and padding == 1 and min(kernel.shape[2:]) >= _MANY
 
 
-def _winograd(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
-    """The 3x3 convolution of stride 1 and padding 1; `turned`, with the kernel turned and its channels swapped.
-
-    Turning exchanges the first and the last row of G k G', and its columns likewise; the products contract the other
-    channels, so that nothing is transposed.
-    """
-    batch, height, width, _ = x.shape
-    rows = [_kernel_transform(row) for row in _kernel_transform([kernel[0], kernel[1], kernel[2]])]
-    if turned:
-        rows = [[rows[i][j] for j in _TURNED] for i in _TURNED]
-    product = functools.partial(_product, over=1 if turned else 0)
-    products = [[product(*pair) for pair in zip(*pairs, strict=True)] for pairs in zip(_tiles(x), rows, strict=True)]
-    columns = [_output_transform([row[index] for row in products]) for index in range(4)]
-    tiles = [_output_transform([column[index] for column in columns]) for index in range(2)]
-    y = jnp.stack([jnp.stack(row, axis=3) for row in tiles], axis=2)  # [B, h, 2, w, 2, O]
-    even = y.reshape(batch, 2 * y.shape[1], 2 * y.shape[3], y.shape[5])
-    return even[:, :height, :width]
+def _tiles(x: jax.Array, kernel: jax.Array, channels: int) -> winograd.Filtering:
+    """Larger ones from so many channels on."""
+    large = min(x.shape[1:3]) >= _LARGE_MAP and min(kernel.shape[2:]) >= channels
+    return winograd.F4 if large else winograd.F2
 
 
-def _winograd_image_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+def _tiled_image_gradient(form: winograd.Filtering, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
     del x
-    return _winograd(gradient, kernel, turned=True)
+    return winograd.image_gradient(form, kernel, gradient)
 
 
-def _winograd_kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+def _tiled_kernel_gradient(form: winograd.Filtering, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
     del kernel
-    _, height, width, _ = gradient.shape
-    even = jnp.pad(gradient, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    tiles = [_gradient_transform(row, 2) for row in _gradient_transform(even, 1)]
-    sums = [
-        [_summed_product(*pair) for pair in zip(*pairs, strict=True)] for pairs in zip(_tiles(x), tiles, strict=True)
-    ]
-    columns = [_kernel_back([row[index] for row in sums]) for index in range(4)]
-    return jnp.stack([jnp.stack(_kernel_back([column[index] for column in columns])) for index in range(3)])
-
-
-def _tiles(x: jax.Array) -> Grid:
-    """B' d B: 4 x 4 arrays [B, h, w, C], of the image's overlapping 4x4 tiles at every second row and column."""
-    _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
-    return [_image_transform(row, 2) for row in _image_transform(padded, 1)]
-
-
-def _image_transform(x: jax.Array, axis: int) -> list[jax.Array]:
-    """B' along an axis."""
-    span = x.shape[axis] - 3
-    d = [lax.slice_in_dim(x, start, start + span, 2, axis) for start in range(4)]
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-
-
-def _kernel_transform(k: Sequence[jax.Array] | jax.Array) -> list[jax.Array]:
-    """G."""
-    ends, middle = 0.5 * (k[0] + k[2]), 0.5 * k[1]
-    return [k[0], ends + middle, ends - middle, k[2]]
-
-
-def _kernel_back(d: Sequence[jax.Array]) -> list[jax.Array]:
-    """G'."""
-    ends = 0.5 * (d[1] + d[2])
-    return [d[0] + ends, 0.5 * (d[1] - d[2]), ends + d[3]]
-
-
-def _output_transform(m: Sequence[jax.Array]) -> list[jax.Array]:
-    """A'."""
-    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-
-
-def _gradient_transform(x: jax.Array, axis: int) -> list[jax.Array]:
-    """A along an axis."""
-    first, second = (lax.slice_in_dim(x, start, x.shape[axis], 2, axis) for start in range(2))
-    return [first, first + second, first - second, -second]
+    return winograd.kernel_gradient(form, x, gradient)
 
 
 class Conv(nn.Module):
