@@ -6,8 +6,7 @@ gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by 
 - 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's filtering (`winograd.py`).
 - 1x1 kernels, 3x3 kernels of stride 2, and outputs narrower than the kernel, where XLA's loops take a hundred times as
   long: one product, with the image's parts under the kernel's places side by side.
-- kernels on an image's few channels: with 5x5 two columns are read as one of twice the channels, which moves no data;
-  the kernel's gradient is one product as above.
+- the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
 """
 
 import functools
@@ -25,7 +24,7 @@ from rgbd_reid_jax.models.products import product, summed_product
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW = 8  # channels of an image below which its kernels' gradients are one product
+_FEW = 8  # channels of an image: below, parts side by side are too short to copy fast
 _MANY = 64  # channels from which Winograd pays: its sums grow with them, its products with their square
 _LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay
 
@@ -63,7 +62,7 @@ def _backward(
     if _tiled(kernel, stride, padding):
         images = functools.partial(_tiled_image_gradient, _tiles(x, kernel, _LARGE_KERNEL))
         kernels = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel, _MANY))
-    elif kernel.shape[2] < _FEW or _at_once(x, kernel, stride, padding):
+    elif _at_once(x, kernel, stride, padding):
         kernels = functools.partial(_kernel_gradient_at_once, stride, padding)
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
     return (
