@@ -85,7 +85,7 @@ def test_rounding_is_about_that_of_the_definition(height, width, tolerance):
     x, kernel, gradient = (np.asarray(one, np.float64) for one in operands(height, width, 3, 1, 128, 128))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = [[padded[:, i : i + height, j : j + width] for j in range(3)] for i in range(3)]
-    y = sum(windows[i][j] @ kernel[i, j] for i in range(3) for j in range(3))
+    y = np.sum([windows[i][j] @ kernel[i, j] for i in range(3) for j in range(3)], axis=0)
     summed = np.array([[np.tensordot(one, gradient, ((0, 1, 2), (0, 1, 2))) for one in row] for row in windows])
     found = both_gradients(convolution, 1, 3)(*(jnp.asarray(one, jnp.float32) for one in (x, kernel, gradient)))
     assert_close((found[0], found[2]), (y.astype(np.float32), summed.astype(np.float32)), tolerance)
