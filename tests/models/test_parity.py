@@ -173,7 +173,7 @@ def test_safetensors_are_read_as_well(tmp_path):
     params, stats = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), (params, stats))
     params, stats = load_pretrained(tmp_path / "net.safetensors", "resnet18", params, stats)
     ours = params["backbone"]["layer2_0"]["downsample_conv"]["kernel"]
-    np.testing.assert_array_equal(ours[0, 0].T, theirs.layer2[0].downsample[0].weight.detach().numpy()[:, :, 0, 0])
+    np.testing.assert_array_equal(ours[0, 0].T, theirs.state_dict()["layer2.0.downsample.0.weight"][:, :, 0, 0])
 
 
 def test_every_missing_unknown_and_misshapen_name_is_listed(tmp_path):
