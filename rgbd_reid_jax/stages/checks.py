@@ -138,9 +138,10 @@ def _check_training(settings: Settings, name: str) -> None:
     if name == "pair":
         settings.pair(None).gate_of()
     if stage.freeze:
-        trainable, _ = partition(abstract_variables(settings, name, _ONE_CLASS)[0], stage.freeze)
+        source = f"config.training.{name}.freeze"
+        trainable, _ = partition(abstract_variables(settings, name, _ONE_CLASS)[0], stage.freeze, source)
         if not trainable:
-            raise InputError(f"config.training.{name}.freeze leaves nothing to train; say 'train' in one of its rules")
+            raise InputError(f"{source} leaves nothing to train; say 'train' in one of its rules")
 
 
 def _check_losses(settings: Settings, name: str) -> None:

@@ -12,13 +12,14 @@ Rules = Sequence[tuple[str, str]]
 TRAIN, FREEZE = "train", "freeze"
 
 
-def partition(params: Any, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(params: Any, rules: Rules, source: str = "freeze") -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits parameters into those that train and those that stay.
 
     Args:
         params: nested dict of arrays.
         rules: (regular expression, "train" or "freeze") pairs. An expression must match a parameter's
             whole path, such as "backbone/layer3_0/conv2/kernel".
+        source: where the rules stand, for messages.
 
     Returns:
         (trainable, frozen), two nested dicts that `merge` puts together again.
@@ -28,20 +29,23 @@ def partition(params: Any, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]
     """
     for pattern, word in rules:
         if word not in (TRAIN, FREEZE):
-            raise InputError(f"freeze rule {pattern!r} says {word!r}; say {TRAIN!r} or {FREEZE!r}")
+            raise InputError(f"{source}: rule {pattern!r} says {word!r}; say {TRAIN!r} or {FREEZE!r}")
     flat = traverse_util.flatten_dict(params, sep="/")
     used: set[int] = set()
     sides: dict[str, dict[str, Any]] = {TRAIN: {}, FREEZE: {}}
     for path, value in flat.items():
         matching = [index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)]
         if len(matching) != 1:
-            which = ", ".join(repr(rules[index][0]) for index in matching) or "none"
-            raise InputError(f"parameter {path} must match exactly one freeze rule; it matches: {which}")
+            which = " and ".join(repr(rules[index][0]) for index in matching)
+            raise InputError(
+                f"{source}: parameter {path} must match exactly one rule; "
+                + (f"it matches {which}: make one narrower" if which else f"it matches none: add ({path!r}, {FREEZE!r})")
+            )
         used.add(matching[0])
         sides[rules[matching[0]][1]][path] = value
     unused = [rules[index][0] for index in range(len(rules)) if index not in used]
     if unused:
-        raise InputError(f"freeze rule {unused[0]!r} matches no parameter; remove it or mend its path")
+        raise InputError(f"{source}: rule {unused[0]!r} matches no parameter; remove it or mend its path")
     return traverse_util.unflatten_dict(sides[TRAIN], sep="/"), traverse_util.unflatten_dict(sides[FREEZE], sep="/")
 
 

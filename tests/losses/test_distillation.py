@@ -67,6 +67,7 @@ _EVERY = {
     **DISTILLATION_LOSSES,
     "bank_similarity": lambda student, target, _: bank_similarity(student, target, jnp.asarray(_BANK)),
     "logits": lambda student, target, _: logits_divergence(student, target),
+    "maps": lambda student, target, _: map_error([student[:, None, None]], [target[:, None, None]]),
 }
 _VALUE_AND_GRADIENT = {name: jax.jit(jax.value_and_grad(loss)) for name, loss in _EVERY.items()}
 

@@ -130,7 +130,14 @@ def refused(capsys, *arguments: str) -> str:
         ),
         ([SYNTHETIC, f"{STUDENT}.augmentation.depth_step=-1.0"], ["augmentation.depth_step=-1.0 must be at least 0"]),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('[','train'),)"], ["training.student.freeze=", "regular expression"]),
-        ([SYNTHETIC, f"{STUDENT}.freeze=(('backbone/.*','train'),)"], ["embedding/bias", "exactly one freeze rule"]),
+        (
+            [SYNTHETIC, f"{STUDENT}.freeze=(('backbone/.*','train'),)"],
+            ["config.training.student.freeze: parameter embedding/bias must match exactly one rule", "matches none: add"],
+        ),
+        (
+            [SYNTHETIC, f"{STUDENT}.freeze=(('.*','train'),('embedding/.*','freeze'))"],
+            ["config.training.student.freeze: parameter embedding/bias must", "matches '.*' and 'embedding/.*': make one"],
+        ),
         ([SYNTHETIC, f"{STUDENT}.freeze=(('.*','freeze'),)"], ["training.student.freeze leaves nothing to train"]),
         (
             [SYNTHETIC, f"{TEACHER}.batch_size=12", f"{TEACHER}.sampling.people=3"],

@@ -54,15 +54,16 @@ def test_all_may_train():
     [
         (
             [(r"backbone/.*", "train")],
-            "parameter embedding/kernel must match exactly one freeze rule; it matches: none",
+            "freeze: parameter embedding/kernel must match exactly one rule; it matches none: "
+            "add ('embedding/kernel', 'freeze')",
         ),
         (
             [(r"backbone/.*", "train"), (r".*/kernel", "freeze"), (r"embedding/.*", "freeze")],
-            "backbone/conv1/kernel must match exactly one freeze rule; it matches: 'backbone/.*', '.*/kernel'",
+            "backbone/conv1/kernel must match exactly one rule; it matches 'backbone/.*' and '.*/kernel': make one",
         ),
         ([(r"backbone", "train"), (r"embedding/.*", "train")], "parameter backbone/conv1/kernel must match"),
-        ([(r".*", "train"), (r"neck/.*", "freeze")], "freeze rule 'neck/.*' matches no parameter"),
-        ([(r".*", "thaw")], "freeze rule '.*' says 'thaw'; say 'train' or 'freeze'"),
+        ([(r".*", "train"), (r"neck/.*", "freeze")], "freeze: rule 'neck/.*' matches no parameter"),
+        ([(r".*", "thaw")], "freeze: rule '.*' says 'thaw'; say 'train' or 'freeze'"),
     ],
 )
 def test_tables_that_do_not_fit_are_named(rules, message):
