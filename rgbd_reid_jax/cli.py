@@ -9,15 +9,16 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
-import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from rgbd_reid_jax.core import distributed, files
 from rgbd_reid_jax.core.errors import InputError, Interrupted, OutOfMemory
+from rgbd_reid_jax.evaluation.results import PACKAGES
 from rgbd_reid_jax.planning import fitting
 from rgbd_reid_jax.reporting.table import results_table
 from rgbd_reid_jax.stages.checks import read_settings
@@ -198,7 +199,7 @@ def _facts(command: Sequence[Any]) -> dict[str, str]:
     return {
         "configuration": hashlib.sha256(plain.encode()).hexdigest()[:12],
         "code": distributed.source_digest(),
-        "jax": jax.__version__,
+        **{name: metadata.version(name) for name in PACKAGES},
     }
 
 

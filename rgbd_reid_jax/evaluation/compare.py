@@ -1,6 +1,7 @@
 """How two modalities' images are compared, whatever the method: plain distances, gates, or pair by pair.
 
-Within a modality a gate has no part: it is one modality's say in the filters of the other.
+Within a modality such a gate has no part: it is one modality's say in the filters of the other. The control that gates
+itself is part of its encoder (`embed.py`).
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
 from rgbd_reid_jax.metrics.ranking import as_chance, as_results, groups, intervals
 
 SCHEMA = 1
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
 def rank_directions(sets: Mapping[str, Compared], comparison: Comparison, stage: str = "") -> dict[str, Any]:
@@ -60,7 +60,7 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "processes": jax.process_count(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: metadata.version(name) for name in PACKAGES},
         "peak_memory_mib": round(peak_memory_mib()),
     }
 

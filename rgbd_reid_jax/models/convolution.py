@@ -4,8 +4,8 @@ On accelerators and in bfloat16 a convolution is XLA's. XLA's on CPUs are slow w
 gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by the batch size:
 
 - 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's filtering (`winograd.py`).
-- 1x1 kernels, 3x3 kernels of stride 2, and outputs narrower than the kernel, where XLA's loops take a hundred times as
-  long: one product, with the image's parts under the kernel's places side by side.
+- of the others 1x1 kernels, 3x3 kernels of stride 2 from 8 channels, and outputs narrower than the kernel, where XLA's
+  loops take a hundred times as long: one product, with the image's parts under the kernel's places side by side.
 - the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
 """
 
@@ -26,7 +26,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FEW = 8  # channels of an image: below, parts side by side are too short to copy fast
 _MANY = 64  # channels from which Winograd pays: its sums grow with them, its products with their square
-_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay
+_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places, and but in kernel gradients channels, from which its larger tiles pay
 
 Form = Callable[..., jax.Array]
 

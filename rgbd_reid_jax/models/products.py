@@ -1,4 +1,4 @@
-"""Products of maps with matrices, in the order of factors that is quick on CPUs."""
+"""Products of maps with matrices, and of maps with one another in the order of factors that is quick on CPUs."""
 
 import jax
 from jax import lax

@@ -43,7 +43,7 @@ class ResNetSpec:
 _WIDE = (64, 128, 256, 512)
 RESNETS = {
     "tiny": ResNetSpec((1, 1), (4, 8), False, 3, 4, False, (1, 1)),  # to try a run out: it compiles in seconds
-    # 64x32 input gives an 8x4 map: XLA's CPU convolutions are ~100 times slower on maps below 3x3.
+    # 64x32 input gives an 8x4 map at the end.
     "small": ResNetSpec((1, 1, 1, 1), (32, 64, 128, 128), False, 5, 32, False, (1, 2, 2, 1)),
     "resnet18": ResNetSpec((2, 2, 2, 2), _WIDE, False),
     "resnet34": ResNetSpec((3, 4, 6, 3), _WIDE, False),

@@ -37,10 +37,8 @@ def partition(params: Any, rules: Rules, source: str = "freeze") -> tuple[dict[s
         matching = [index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, path)]
         if len(matching) != 1:
             which = " and ".join(repr(rules[index][0]) for index in matching)
-            raise InputError(
-                f"{source}: parameter {path} must match exactly one rule; "
-                + (f"it matches {which}: make one narrower" if which else f"it matches none: add ({path!r}, {FREEZE!r})")
-            )
+            found = f"{which}: make one narrower" if which else f"none: add ({path!r}, {FREEZE!r})"
+            raise InputError(f"{source}: parameter {path} must match exactly one rule; it matches {found}")
         used.add(matching[0])
         sides[rules[matching[0]][1]][path] = value
     unused = [rules[index][0] for index in range(len(rules)) if index not in used]

@@ -122,7 +122,10 @@ def test_the_digest_is_that_of_the_source(tmp_path, monkeypatch):
     (package / "core" / "b.txt").write_text("2")
     assert distributed.source_digest() == first
     (package / "b.py").write_text("2")
-    assert len({first, distributed.source_digest()}) == 2
+    second = distributed.source_digest()
+    (tmp_path / "tfds_builders").mkdir()
+    (tmp_path / "tfds_builders" / "c.py").write_text("3")
+    assert len({first, second, distributed.source_digest()}) == 3
 
 
 PREAMBLE = """

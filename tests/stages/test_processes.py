@@ -288,6 +288,7 @@ def pair_of(
         (["--workdir=a"], ["--workdir=b"], "has another workdir (b, not shared) than process 0"),
         (["--workdir=a"], ["--workdir=a", "--config.seed=5"], "has another configuration ("),
         (["--workdir=a"], ["--workdir=a"], "has another code ("),
+        (["--workdir=a"], ["--workdir=a"], "has another flax (0.0.1)"),
     ],
 )
 def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, theirs, text):
@@ -298,6 +299,10 @@ def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, the
         with (tmp_path / "code" / "rgbd_reid_jax" / "main.py").open("a") as file:
             file.write("# another version\n")
         other = env | {"PYTHONPATH": str(tmp_path / "code")}
+    if "flax" in text:
+        (tmp_path / "older" / "flax-0.0.1.dist-info").mkdir(parents=True)
+        (tmp_path / "older" / "flax-0.0.1.dist-info" / "METADATA").write_text("Name: flax\nVersion: 0.0.1\n")
+        other = env | {"PYTHONPATH": f"{tmp_path / 'older'}:{env.get('PYTHONPATH', '')}"}
     first, second = pair_of(tmp_path, [(ours, env), (theirs, other)])
     assert (first[0], second[0]) == (2, 2)
     assert text in first[1]
