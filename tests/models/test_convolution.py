@@ -91,9 +91,12 @@ def test_rounding_is_about_that_of_the_definition(height, width, tolerance):
     assert_close((found[0], found[2]), (y.astype(np.float32), summed.astype(np.float32)), tolerance)
 
 
-@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])
-def test_a_sharded_batch_gives_the_same(mesh_of, size, stride, channels):
-    arguments = operands(8, 4, size, stride, channels, 64, batch=16)
+@pytest.mark.parametrize(
+    ("height", "size", "stride", "channels"),
+    [(8, 7, 2, 3), (8, 5, 2, 3), (8, 3, 1, 64), (8, 3, 2, 64), (8, 1, 2, 32), (8, 1, 1, 96), (16, 3, 1, 128)],
+)
+def test_a_sharded_batch_gives_the_same(mesh_of, height, size, stride, channels):
+    arguments = operands(height, height // 2, size, stride, channels, max(64, channels), batch=16)
     run = both_gradients(convolution, stride, size)
     rows, everywhere = (NamedSharding(mesh_of(8), PartitionSpec(*axes)) for axes in (("data",), ()))
     sharded = [jax.device_put(one, where) for one, where in zip(arguments, (rows, everywhere, rows), strict=True)]
@@ -102,7 +105,7 @@ def test_a_sharded_batch_gives_the_same(mesh_of, size, stride, channels):
     assert "all-to-all" not in text
     found = run(*sharded)
     assert found[0].sharding.is_equivalent_to(rows, 4)
-    assert_close(found, run(*arguments), 1e-6)
+    assert_close(found, run(*arguments), 1e-6 if height == 8 else 3e-6)  # large tiles round more
 
 
 @pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])
