@@ -1,5 +1,8 @@
 """The paper's grid: two datasets x two directions x five folds x all methods, for whoever has the data and a GPU.
 
+The benchmark's methods, and what that leaves out for its time: attention on an RGB teacher and its depth student, and
+distillation, in both directions, from the paper's other teacher, of triplets.
+
     python -m rgbd_reid_jax.sweep --workdir=runs/grid --output=runs/grid
         --sweep=configs/sweeps/paper_grid.py:biwi,BIWI,resnet50.pth
         --sweep=configs/sweeps/paper_grid.py:robotpku,PKU,resnet50.pth
@@ -26,6 +29,23 @@ _NAMES = {"biwi": "BIWI RGBD-ID", "robotpku": "RobotPKU RGBD-ID"}
 FOLDS = range(5)
 
 
+def _others(data: str) -> list[dict[str, Any]]:
+    """What the benchmark leaves out."""
+    method = _BENCHMARK["method"]
+    found = [
+        method("distill_from_depth_triplet", f"distill.py:{data},triplet_teacher", (), "depth teacher of triplets"),
+        method(
+            "distill_from_rgb_triplet", f"distill.py:{data},rgb_teacher,triplet_teacher", (), "RGB teacher of triplets"
+        ),
+    ]
+    for gate in ("none", "pairwise", "self", "middle", "none_running"):
+        reuse = ("distill_from_rgb",) if gate == "none" else ("attention_none_from_rgb", "distill_from_rgb")
+        found.append(
+            method(f"attention_{gate}_from_rgb", f"attention.py:{data},rgb_teacher,{gate}", reuse, "on an RGB teacher")
+        )
+    return found
+
+
 def get_sweep(argument: str = "biwi") -> dict[str, Any]:
     """The sweep of `DATASET[,FOLDER[,WEIGHTS]]`."""
     data, *files = argument.split(",")
@@ -34,7 +54,7 @@ def get_sweep(argument: str = "biwi") -> dict[str, Any]:
             f"argument {argument!r} must be DATASET,FOLDER,WEIGHTS, the dataset one of: {', '.join(_NAMES)}"
         )
     overrides = dict(zip(("dataset.manual_dir", "model.pretrained"), files, strict=False))
-    methods = [{**one, "overrides": overrides} for one in _BENCHMARK["methods"](data)]
+    methods = [{**one, "overrides": overrides} for one in (*_BENCHMARK["methods"](data), *_others(data))]
     return {
         "name": f"paper_{data}",
         "title": f"{_NAMES[data]}, five folds",

@@ -81,9 +81,9 @@ def run(workdir: pathlib.Path, env: dict[str, str], layout: str, *arguments: str
 
 @pytest.fixture(scope="module")
 def alone(env, tmp_path_factory):
-    """The workdir of the training stages on one device."""
+    """The workdir of the stages up to the evaluation, on one device."""
     workdir = tmp_path_factory.mktemp("alone") / "1"
-    done = run(workdir, env, "1 device", f"--stages={','.join(TRAINED)}")
+    done = run(workdir, env, "1 device", f"--stages={','.join(TRAINED)},evaluation")
     assert done.returncode == 0, done.stdout + done.stderr
     return workdir
 
@@ -157,10 +157,11 @@ def relative(values: np.ndarray, wanted: np.ndarray, scale: float = 0.0) -> floa
 @pytest.mark.parametrize("layout", list(LAYOUTS)[1:])
 @pytest.mark.parametrize("stage", TRAINED)
 def test_layouts_are_equal(alone, runs, starts, stage, layout):
-    """Each logged figure to 1e-5; what all steps changed the weights by to 5e-5, array by array and all in all.
+    """To 1e-5 each logged figure, and each array of weights and of batch statistics, in parts of its largest entry.
 
-    1e-5 of that change would be less than float32 can hold: a weight near 0.5 is stored to 6e-8, and twenty steps at
-    this rate change it by a thousandth. So an array may be apart by two places of its largest weight, too.
+    What all steps changed the weights by to 5e-5, array by array and all in all. 1e-5 of that change would be less than
+    float32 can hold: a weight near 0.5 is stored to 6e-8, and twenty steps at this rate change it by a thousandth. So
+    an array's change may be apart by two places of its largest weight, too.
     """
     workdir = runs[LAYOUTS[layout][0] - 1]
     one, other = logged(alone, stage), logged(workdir, stage)
@@ -173,7 +174,11 @@ def test_layouts_are_equal(alone, runs, starts, stage, layout):
         scale = 1.0 if "cosine" in name else 0.0  # a mean of what has either sign, so near 0 that nothing is left
         apart[kind] = max(apart[kind], relative(other[name], values, scale))
     start = starts[stage]
-    ends = [flat(state(folder, stage)["trainable"]) for folder in (alone, workdir)]
+    states = [state(folder, stage) for folder in (alone, workdir)]
+    for kind, name in (("weights", "trainable"), ("batch statistics", "batch_stats")):
+        leaves = zip(*(jax.tree.leaves(one[name]) for one in states), strict=True)
+        apart[kind] = max(np.abs(leaf - other).max() / np.abs(leaf).max() for leaf, other in leaves)
+    ends = [flat(one["trainable"]) for one in states]
     assert ends[0].keys() == ends[1].keys() == start.keys()
     changes = {path: np.abs(ends[0][path] - leaf).max() for path, leaf in start.items()}
     least = 1e-2 * max(changes.values())  # a bias before a batch norm has no gradient but rounding: 1e-10
@@ -188,21 +193,25 @@ def test_layouts_are_equal(alone, runs, starts, stage, layout):
         places = 2 * np.spacing(np.abs(ends[0][path]).max())
         assert found <= 5e-5 * max(changes[path], least) + places, path
     assert apart["all weights' change"] <= 5e-5
-    assert max(apart[name] for name in ("losses", "gradient norm", "eval")) <= 1e-5
+    kinds = ("losses", "gradient norm", "eval", "weights", "batch statistics")
+    assert max(apart[name] for name in kinds) <= 1e-5
 
 
-def test_the_embeddings_and_the_results_are_the_same(runs):
+def test_the_embeddings_and_the_results_are_the_same(alone, runs):
+    workdirs = (alone, *runs)
     for split in ("validation", "test"):
         for modality in ("rgb", "depth"):
-            pair = [Embeddings.load(workdir / "embeddings" / f"{split}_{modality}.npz") for workdir in runs]
-            np.testing.assert_array_equal(pair[0].frame_id, pair[1].frame_id)
-            np.testing.assert_allclose(pair[0].embedding, pair[1].embedding, rtol=1e-4, atol=3e-5)
-    one, two = (json.loads((workdir / "results.json").read_text()) for workdir in runs)
-    assert (one["environment"]["processes"], two["environment"]["processes"]) == (1, 2)
-    assert one["environment"]["devices"] == two["environment"]["devices"] == "8 x cpu"
+            one, *others = (Embeddings.load(folder / "embeddings" / f"{split}_{modality}.npz") for folder in workdirs)
+            for other in others:
+                np.testing.assert_array_equal(other.frame_id, one.frame_id)
+                np.testing.assert_allclose(other.embedding, one.embedding, rtol=1e-4, atol=3e-5)
+    contents = [json.loads((folder / "results.json").read_text()) for folder in workdirs]
+    found = [(content["environment"]["processes"], content["environment"]["devices"]) for content in contents]
+    assert found == [(1, "1 x cpu"), (1, "8 x cpu"), (2, "8 x cpu")]
     for name in ("results", "other_splits", "people", "queries", "chance"):
-        flat = [np.array(jax.tree.leaves(content[name])) for content in (one, two)]
-        np.testing.assert_allclose(flat[0], flat[1], atol=1e-5)
+        one, *others = (np.array(jax.tree.leaves(content[name])) for content in contents)
+        for other in others:
+            np.testing.assert_allclose(other, one, atol=1e-5)
 
 
 def test_two_processes_leave_the_same_files(runs):

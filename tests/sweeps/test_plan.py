@@ -212,9 +212,12 @@ def test_the_grid_of_the_paper_is_one_command(tmp_path):
     grid = [f"configs/sweeps/paper_grid.py:{data},{tmp_path},{weights}" for data in ("biwi", "robotpku")]
     first, second = read_sweeps(grid)
     assert (first.data, second.data) == ("biwi_rgbd_id/paper", "robotpku_rgbd_id")
-    names = [one["name"] for one in runpy.run_path("configs/sweeps/benchmark.py")["methods"]("biwi")]
+    names = {one["name"] for one in runpy.run_path("configs/sweeps/benchmark.py")["methods"]("biwi")}
+    gates = {f"attention_{gate}" for gate in ("none", "none_running", "self", "pairwise", "middle")}
+    assert gates | {f"{gate}_grey" for gate in gates} < names
+    names |= {f"{gate}_from_rgb" for gate in gates} | {"distill_from_depth_triplet", "distill_from_rgb_triplet"}
     for sweep in (first, second):
-        assert [one.name for one in sweep.methods] == names
+        assert {one.name for one in sweep.methods} == names
         assert [run.knobs for run in sweep.runs] == [f"fold={fold}" for fold in range(5)]
         contents = [cli.configuration(task.method.arguments(task.run)) for task in tasks_of(sweep)[::17]]
         for content in contents:
