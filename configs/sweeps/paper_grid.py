@@ -33,10 +33,8 @@ def _others(data: str) -> list[dict[str, Any]]:
     """What the benchmark leaves out."""
     method = _BENCHMARK["method"]
     found = [
-        method("distill_from_depth_triplet", f"distill.py:{data},triplet_teacher", (), "depth teacher of triplets"),
-        method(
-            "distill_from_rgb_triplet", f"distill.py:{data},rgb_teacher,triplet_teacher", (), "RGB teacher of triplets"
-        ),
+        method(f"distill_from_{taught}_triplet", f"distill.py:{data},{option}triplet_teacher", (), "teacher of triplets")
+        for taught, option in (("depth", ""), ("rgb", "rgb_teacher,"))
     ]
     for gate in ("none", "pairwise", "self", "middle", "none_running"):
         reuse = ("distill_from_rgb",) if gate == "none" else ("attention_none_from_rgb", "distill_from_rgb")
