@@ -33,7 +33,7 @@ def _others(data: str) -> list[dict[str, Any]]:
     """What the benchmark leaves out."""
     method = _BENCHMARK["method"]
     found = [
-        method(f"distill_from_{taught}_triplet", f"distill.py:{data},{option}triplet_teacher", (), "teacher of triplets")
+        method(f"distill_from_{taught}_triplet", f"distill.py:{data},{option}triplet_teacher", (), "of triplets")
         for taught, option in (("depth", ""), ("rgb", "rgb_teacher,"))
     ]
     for gate in ("none", "pairwise", "self", "middle", "none_running"):

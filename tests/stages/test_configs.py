@@ -5,15 +5,20 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.data.inputs import train_input
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
 from rgbd_reid_jax.stages.checks import read_settings
+from rgbd_reid_jax.stages.step import parted, stage_step
 from rgbd_reid_jax.stages.table import STAGES
+from rgbd_reid_jax.training.loop import make_step
+from rgbd_reid_jax.training.state import create_state
 
 CONFIGS = {path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")}
 DISTILLED = "synthetic_rgbd,rgb_teacher,grey"
@@ -109,6 +114,35 @@ def test_the_paper_s_recipes_train(run, tmp_path, name, data):
         for gate in ("gate_rgb", "gate_depth"):
             moved = np.abs(trained[gate]["expand"]["kernel"]).max()  # it starts at 0
             assert moved > 3e-5, moved
+
+
+@pytest.mark.parametrize(
+    ("option", "stage", "size"),
+    [
+        ("resnet18", "student", (32, 16)),
+        ("vit_small14", "student", (28, 28)),
+        ("triplet_teacher", "teacher", (32, 16)),
+    ],
+)
+def test_the_networks_of_options_take_a_step(tiny_frames, option, stage, size):
+    """At full width and depth, with few and small images: the loss is finite, and what trains moves."""
+    words = [f"input.height={size[0]}", f"input.width={size[1]}", "model.compute_dtype=float32"]
+    if stage == "teacher":
+        words += ["model.backbone=tiny", "training.student.freeze=()"]  # the network is another option's
+    content = cli.configuration([f"--config=configs/distill.py:biwi,{option}", *(f"--config.{word}" for word in words)])
+    settings = read_settings(content, tuple(STAGES))
+    step = stage_step(settings, stage, 4)
+    network = step.network.init(jax.random.key(0), *size)
+    trainable, frozen, running = parted(settings.training[stage], network[0])
+    state: Any = create_state(jax.random.key(1), trainable, frozen, network[1], step.optimizer)
+    target = np.random.default_rng(0).normal(0, 10, (8, settings.model.embedding_dim)).astype(np.float32)
+    columns = {"target": target, "identity": tiny_frames.labels["person_id"][:8]}
+    batch = tiny_frames.gather(np.arange(8), step.images) | {name: columns[name] for name in step.columns}
+    after, figures = jax.jit(make_step(step.objective(running), step.optimizer))(state, batch)
+    assert np.isfinite(figures["loss"])
+    moved = jax.tree.map(lambda one, other: bool(jnp.any(one != other)), after.trainable, trainable)
+    still = [path for path, any_moved in traverse_util.flatten_dict(moved, sep="/").items() if not any_moved]
+    assert not still
 
 
 def test_every_configuration_has_a_test():

@@ -6,6 +6,7 @@ import runpy
 import sys
 from typing import Any
 
+import jax
 import pytest
 
 from rgbd_reid_jax import cli
@@ -116,6 +117,27 @@ def test_of_a_resnet18_other_layers_train():
     params, _ = abstract_variables(found, "student", 3)
     trainable, _ = partition(params, found.training["student"].freeze)
     assert set(trainable["backbone"]) == {"conv1", "bn1", "layer1_0", "layer1_1", "layer2_0", "layer2_1"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "count", "size"),
+    [  # DINOv2's own counts, whose positions are those of 37 x 37 patches
+        ("biwi,vit_small14", 22_056_576, (252, 126)),
+        ("biwi,vit_base14", 86_580_480, (252, 126)),
+        ("synthetic_rgbd,rgb_teacher,vit_small14", 22_056_576, (70, 28)),
+    ],
+)
+def test_of_a_vision_transformer_the_last_blocks_stay(argument, count, size):
+    found = settings_of(f"configs/distill.py:{argument}")
+    assert (found.input.height, found.input.width) == size
+    params, _ = abstract_variables(found, "student", 3)
+    trainable, frozen = partition(params, found.training["student"].freeze)
+    assert set(trainable["backbone"]) == {"patch_embed", "cls_token", "pos_embed", *(f"block{at}" for at in range(8))}
+    assert set(frozen["backbone"]) == {"norm", *(f"block{at}" for at in range(8, 12))}
+    _, positions, width = params["backbone"]["pos_embed"].shape
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(params["backbone"]))
+    # DINOv2 has a token for masked patches beside, which no image of ours needs.
+    assert sizes + (37 * 37 + 1 - positions) * width + width == count
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
