@@ -16,6 +16,7 @@ from rgbd_reid_jax.sweeps.statistics import Interval, Rows, differences, interva
 
 RESULTS, PAGE, IMAGES = "results.json", "results.md", "images"
 _AFTER_TRAINING = ("evaluation", "export", "report")
+_SCORES = {"mAP": "mAP", "rank1": "Rank-1, the share of queries whose nearest gallery image is of the same person"}
 _CLOTHES = {"same_clothes": "same clothes", "changed_clothes": "changed clothes"}
 
 
@@ -76,8 +77,9 @@ def markdown(sweep: Sweep, rows: Rows) -> str:
     parts = [f"## {sweep.title}", _introduction(sweep, rows)]
     if sweep.cross:
         parts.append(f"![{sweep.title}: mAP of each run, mean and interval]({IMAGES}/{sweep.figure})")
-    parts.append(_scores(sweep, names, found))
+    parts.append(_scores(sweep, names, found, "mAP"))
     parts.append("\n".join(f"- `{method.name}`: {method.note}" for method in methods if method.note))
+    parts.append(_scores(sweep, names, found, "rank1"))
     parts.append(_clothes_table(sweep, names, found))
     parts.append(_differences_table(sweep, names, rows))
     parts.append(_times(names, rows))
@@ -100,22 +102,21 @@ def _introduction(sweep: Sweep, rows: Rows) -> str:
     return text
 
 
-def _scores(sweep: Sweep, names: Sequence[str], found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    head = ["method", "n"]
-    for direction in sweep.directions:
-        head += [f"{DIRECTION_WORDS[direction]} mAP", "rank-1"]
-    lines = []
-    for name in names:
-        cells = [name, str(found[name, sweep.directions[0]]["n"])]
-        for direction in sweep.directions:
-            entry = found[name, direction]
-            cells += [_percent(entry["mAP"]), percent(entry["rank1"]["mean"])]
-        lines.append(cells)
-    chance = ["chance", ""]
-    for direction in sweep.directions:
-        of_all = [found[name, direction]["chance"] for name in names]
-        chance += [percent(statistics.fmean(one[score] for one in of_all)) for score in ("mAP", "rank1")]
-    return _table(head, [*lines, chance])
+def _scores(sweep: Sweep, names: Sequence[str], found: Mapping[tuple[str, str], Mapping[str, Any]], score: str) -> str:
+    head = ["method", "n", *(DIRECTION_WORDS[direction] for direction in sweep.directions)]
+    lines = [
+        [
+            name,
+            str(found[name, sweep.directions[0]]["n"]),
+            *(_percent(found[name, direction][score]) for direction in sweep.directions),
+        ]
+        for name in names
+    ]
+    chance = [
+        percent(statistics.fmean(found[name, direction]["chance"][score] for name in names))
+        for direction in sweep.directions
+    ]
+    return f"{_SCORES[score]}:\n\n{_table(head, [*lines, ['chance', '', *chance]])}"
 
 
 def _clothes_table(sweep: Sweep, names: Sequence[str], found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
@@ -135,14 +136,28 @@ def _differences_table(sweep: Sweep, names: Sequence[str], rows: Rows) -> str:
     base = reference(sweep, rows) if sweep.cross else None
     if base is None:
         return ""
+    sets: list[str] = sorted({run.knobs for _, run in rows})
+    if len(sets) in (1, len({run for _, run in rows})):
+        sets = []  # each would say what the others say, or one run alone
     lines = []
     for name in names:
         gains, count = differences(rows, name, base, sweep.cross)
-        if name != base and count:
-            lines.append([name, str(count), *(_points(gains[column]) for column in (*sweep.cross, "mean"))])
+        if name == base or not count:
+            continue
+        parts = [{key: row for key, row in rows.items() if key[1].knobs == knobs} for knobs in sets]
+        means = [differences(part, name, base, sweep.cross)[0].get("mean") for part in parts]
+        lines.append(
+            [
+                name,
+                str(count),
+                *(_points(gains[column]) for column in (*sweep.cross, "mean")),
+                *(f"{100 * one['mean']:+.1f}" if one else "-" for one in means),
+            ]
+        )
     if not lines:
         return ""
     head = ["method", "n", *(DIRECTION_WORDS[direction] for direction in sweep.cross), "mean"]
+    head += [f"mean, people of {knobs}" for knobs in sets]
     baselines = ", ".join(f"`{name}`" for name in sweep.baselines)
     return (
         f"Differences in mAP to `{base}`, points, run by run on the same people and seeds: mean and 95 % interval of "

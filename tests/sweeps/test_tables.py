@@ -41,20 +41,22 @@ def test_one_run_has_no_interval(three_runs):
     one = {key: row for key, row in rows.items() if key[1] == sweep.runs[0]}
     assert tables.entries(sweep, one)[0]["mAP"] == {"mean": 0.3, "low": None, "high": None}
     text = tables.markdown(sweep, one)
-    assert cells(text, "ours")[0][:4] == ["ours", "1", "30.0", "15.0"]
+    scores, rank1 = cells(text, "ours")[:2]
+    assert (scores[:4], rank1[:3]) == (["ours", "1", "30.0", "40.0"], ["ours", "1", "15.0"])
     assert "1 run on 1 set of people." in text
 
 
 def test_the_tables_by_hand(three_runs):
     rows, sweep = three_runs
     text = tables.markdown(sweep, rows)
-    scores, clothes, differences, times = cells(text, "ours")
-    assert scores[:6] == ["ours", "3", "33.0 [25.5, 40.5]", "16.5", "43.0 [35.5, 50.5]", "21.5"]
+    scores, rank1, clothes, differences, times = cells(text, "ours")
+    assert scores[:4] == ["ours", "3", "33.0 [25.5, 40.5]", "43.0 [35.5, 50.5]"]
+    assert rank1[:4] == ["ours", "3", "16.5 [12.8, 20.2]", "21.5 [17.8, 25.2]"]
     assert clothes == ["ours", "66.0 [51.1, 80.9]", "-", "86.0 [71.1, 100.9]", "-"]
     assert differences == ["ours", "3", *["+11.0 [+4.4, +17.6]"] * 3]
     assert times == ["ours", "1.5", "1.0", "0.5"]
-    assert cells(text, "chance")[0][:4] == ["chance", "", "2.5", "1.7"]
-    assert len(cells(text, "first")) == 3  # it is the reference, chosen on validation people: no difference to itself
+    assert [one[:3] for one in cells(text, "chance")] == [["chance", "", "2.5"], ["chance", "", "1.7"]]
+    assert len(cells(text, "first")) == 4  # it is the reference, chosen on validation people: no difference to itself
     assert "Differences in mAP to `first`" in text
     assert "- `ours`: the ours" in text
     assert "3 runs on 3 sets of people." in text
@@ -67,6 +69,21 @@ def test_runs_that_share_people_are_told_of(three_runs, make_sweep):
     renamed = {(name, shared[sweep.runs.index(run)]): row for (name, run), row in rows.items()}
     text = tables.markdown(make_sweep(runs=tuple(shared)), renamed)
     assert "3 runs on 1 set of people. Runs of one data seed share their people and are not independent" in text
+    assert cells(text, "ours")[3] == ["ours", "3", *["+11.0 [+4.4, +17.6]"] * 3]
+
+
+def test_differences_are_told_for_each_set_of_people(three_runs, make_sweep):
+    rows, sweep = three_runs
+    runs = [type(run)(run.seed, f"seed={1 + index // 2}") for index, run in enumerate(sweep.runs)]
+    renamed = {(name, runs[sweep.runs.index(run)]): row for (name, run), row in rows.items()}
+    text = tables.markdown(make_sweep(runs=tuple(runs)), renamed)
+    assert "| mean, people of seed=1 | mean, people of seed=2 |" in text
+    gains = [
+        100
+        * (rows["ours", run]["results"]["rgb_to_depth"]["mAP"] - rows["first", run]["results"]["rgb_to_depth"]["mAP"])
+        for run in sweep.runs
+    ]
+    assert cells(text, "ours")[3][5:] == [f"{(gains[0] + gains[1]) / 2:+.1f}", f"{gains[2]:+.1f}"]
 
 
 def test_text_outside_the_markers_stays(tmp_path, three_runs):
