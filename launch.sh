@@ -288,7 +288,7 @@ slurm_mode() {
   number nodes 1
   number gpus 0
   number cpus 1
-  matching time '[0-9]+([-:][0-9]+){0,3}' 'a time limit of sbatch, such as 12:00:00 or 2-00:00:00'
+  matching time '([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}' 'a time limit of sbatch, such as 12:00:00 or 2-00:00:00'
   matching name "$NAME_FORM" "$NAME_WORDS"
   matching partition '[A-Za-z0-9_.,-]+' 'names of partitions'
   matching account '[A-Za-z0-9_.-]+' 'the name of an account'
@@ -388,7 +388,9 @@ leave() { # at the end, however it comes
   if \"\$installed\"; then $fetch || echo 'the workdir could not be copied from the slice' >&2; fi
   $teardown
 }
-git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -czf \"\$code\"
+git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
+  if [[ -e \$file || -L \$file ]]; then printf '%s\\0' \"\$file\"; fi # not one that is tracked, but deleted
+done | tar --null --files-from=- -czf \"\$code\"
 trap '' INT TERM # until it is known whether there is something to delete
 gcloud compute tpus queued-resources create $name --node-id=$name $where --accelerator-type=$option_type --runtime-version=$option_runtime$spot --async
 installed=false

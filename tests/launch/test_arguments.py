@@ -32,6 +32,8 @@ from tests.launch.launching import CONFIG, GKE, LAUNCH, ON_TPU, SLURM, TPU, laun
         ([*SLURM, CONFIG], "slurm needs --workdir=DIR"),
         ([*SLURM, "--config=configs/no.py:biwi", "--workdir=x"], "config file configs/no.py does not exist"),
         ([*SLURM, CONFIG, "--workdir=x", "--time=soon"], "--time='soon' must be a time limit of sbatch"),
+        ([*SLURM, CONFIG, "--workdir=x", "--time=1-2-3"], "--time='1-2-3' must be a time limit of sbatch"),
+        ([*SLURM, CONFIG, "--workdir=x", "--time=1:75"], "--time='1:75' must be a time limit of sbatch"),
         ([*SLURM, CONFIG, "--workdir=x", "--time"], "--time needs a value, as in --time=VALUE"),
         ([*SLURM, CONFIG, "--workdir=x", "--nodes=0"], "--nodes=0 must be a number, at least 1"),
         ([*SLURM, CONFIG, "--workdir=x", "--partition=a b"], "--partition='a b' must be names of partitions"),

@@ -66,6 +66,10 @@ def test_the_code_that_travels_is_what_git_would_see(checkout):
     folder, path = checkout
     (folder / "runs").mkdir()
     (folder / "runs" / "secret").write_text("")
+    for name in ("a gone file", "zone"):
+        (folder / name).write_text("")
+        subprocess.run(["git", "add", name], cwd=folder, check=True)
+        (folder / name).unlink()  # tracked, and deleted
     keep = 'case "$*" in *"tpu-vm scp /"*) cp "$5" copied.tgz ;; esac\n' + GCLOUD
     (folder / "bin" / "gcloud").write_text(f"#!/usr/bin/env bash\n{keep}")
     assert launch(*TPU, CONFIG, "--workdir=/mnt/x", cwd=folder, **path).returncode == 0
