@@ -137,6 +137,13 @@ def test_a_checkpoint_of_the_papers_code_gives_its_embeddings(legacy, tmp_path):
     ours = jax.jit(model.embed)(new_params, new_stats, jnp.asarray(x))
     assert np.abs(expected).max() > 0.1
     assert np.abs(np.asarray(ours) - expected).max() < 1e-4
+    # And with the batch's statistics, of which the neck's batch norm sees as many values as the batch has images.
+    x = images(64, 32, 16)
+    with torch.no_grad():
+        expected = theirs.train()(to_torch(x)).numpy()
+    output, _ = jax.jit(model.train)(new_params, new_stats, jnp.asarray(x), jax.random.key(0))
+    assert np.abs(expected).max() > 0.1
+    assert np.abs(np.asarray(output.embedding) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def refused(capsys, *arguments: str) -> str:
             [ONE_STREAM, f"{BASELINE}.batch_size=12", f"{BASELINE}.sampling.people=3"],
             ["baseline.batch_size=12", "of the 8 devices"],
         ),
+        ([SYNTHETIC, "--config.mesh.fsdp=16"], ["config.mesh.fsdp=16 does not divide the 8 devices", "1, 2, 4, 8"]),
         (["--config=configs/distill.py:biwi/nope"], ["no biwi_rgbd_id config 'nope'", "paper"]),
         (["--config=configs/distill.py:biwi", "--config.dataset.manuel_dir=x"], ["did you mean 'manual_dir'"]),
     ],
