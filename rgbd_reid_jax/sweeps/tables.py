@@ -151,7 +151,7 @@ def _differences_table(sweep: Sweep, names: Sequence[str], rows: Rows) -> str:
                 name,
                 str(count),
                 *(_points(gains[column]) for column in (*sweep.cross, "mean")),
-                *(f"{100 * one['mean']:+.1f}" if one else "-" for one in means),
+                *(_points({"mean": one["mean"], "low": None, "high": None}) if one else "-" for one in means),
             ]
         )
     if not lines:
