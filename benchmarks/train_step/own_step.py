@@ -14,6 +14,7 @@ from server import arguments, resident_peak, serve
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.mesh import make_mesh, replicated, shard_batch, shardings
+from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.step import parted, stage_step
 from rgbd_reid_jax.stages.table import STAGES
@@ -72,6 +73,9 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
         images = shard_batch({"rgb": batch["rgb"]}, mesh)["rgb"]
         model = step.network.without_classifier()
         weights = ({name: part for name, part in weights[0].items() if name != "classifier"}, weights[1])
+        if jax.default_backend() == "cpu":  # once for all batches, as an extraction does
+            prepare = jax.jit(lambda params, stats: model.prepared(params, stats, case["height"], case["width"], "rgb"))
+            weights = ({**weights[0], PREPARED: prepare(*weights)}, weights[1])
         embed = jax.jit(lambda params, stats, images: model.embed(params, stats, images, "rgb"))
         embed = embed.lower(*weights, images).compile()
         return lambda: embed(*weights, images), facts | work(embed)

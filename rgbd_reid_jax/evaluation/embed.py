@@ -17,6 +17,7 @@ from rgbd_reid_jax.data.inputs import InputSpec, plain_input
 from rgbd_reid_jax.data.pipeline import Fetch, prefetched, with_images
 from rgbd_reid_jax.losses.distillation import l2_normalise
 from rgbd_reid_jax.metrics.embeddings import Embeddings
+from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.models.pair import Gate
 
@@ -81,6 +82,10 @@ class Encoder:
             embedding = embedding * self.gate(params["gate"], embedding)
         return found | {"embedding": embedding}
 
+    def prepared(self, params: Any, batch_stats: Any) -> Any:
+        """What `outputs` computes on CPUs from the weights alone; it uses that where `params[PREPARED]` holds it."""
+        return self.model.prepared(params, batch_stats, self.spec.height, self.spec.width, self.modality)
+
     def gated(self, params: Any, batch_stats: Any, maps: jax.Array, gates: jax.Array) -> jax.Array:
         """Embeddings float32 [B, D] of maps [B, h, w, C] under gates [B, C] of the other modality's images."""
         assert self.gate is not None, "called with a gate in the middle alone"
@@ -109,6 +114,7 @@ class Embedder:
             return encoder.outputs(params, batch_stats, with_images(batch, placed))
 
         self._embed = jax.jit(embed, out_shardings=replicated(mesh))
+        self._prepare = jax.jit(encoder.prepared, out_shardings=replicated(mesh))
 
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> dict[str, np.ndarray]:
         """`Encoder.outputs` of all frames in order, [N, ...] each; with `stage`, long work prints progress.
@@ -124,6 +130,8 @@ class Embedder:
     def _outputs(self, params: Any, batch_stats: Any, frames: Frames, stage: str) -> dict[str, np.ndarray]:
         names = RAW_IMAGES[self._encoder.modality]
         params, batch_stats = replicate((params, batch_stats), self._mesh, "weights")  # once, not per batch
+        if self._mesh.devices.flat[0].platform == "cpu":
+            params = {**params, PREPARED: self._prepare(params, batch_stats)}
         placed = frames.placed(names, self._mesh)
         fetch = Fetch(frames, names, {}, (jax.process_index(), jax.process_count()), placed)
         starts = range(0, len(frames), self._batch)

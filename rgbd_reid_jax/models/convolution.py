@@ -7,6 +7,8 @@ gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by 
 - of the others 1x1 kernels, 3x3 kernels of stride 2 from 8 channels, and outputs narrower than the kernel, where XLA's
   loops take a hundred times as long: one product, with the image's parts under the kernel's places side by side.
 - the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
+
+What Winograd's filtering computes from kernels alone can be given, to be shared by many batches (`prepared`).
 """
 
 import functools
@@ -21,6 +23,8 @@ from jax import lax
 from rgbd_reid_jax.models import winograd
 from rgbd_reid_jax.models.products import product, summed_product
 
+PREPARED = "prepared"
+"""The collection of what convolutions compute from their kernels alone; they use it where it is given."""
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -72,6 +76,28 @@ def _backward(
 
 
 convolution.defvjp(_forward, _backward)
+
+
+def prepared(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> winograd.Grid:
+    """What CPUs compute for a convolution from its kernel alone, for `prepared_convolution`; empty where nothing."""
+    if x.dtype != jnp.float32 or not _tiled(kernel, stride, padding):
+        return []
+    return winograd.kernel_transform(_tiles(x, kernel, _LARGE_KERNEL), kernel)
+
+
+def prepared_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, stride: int, padding: int) -> jax.Array:
+    """`convolution` with what `prepared` gave for images of the same shape: many batches share that work."""
+    if not given:
+        return convolution(x, kernel, stride, padding)
+    form = _tiles(x, kernel, _LARGE_KERNEL)
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        given,
+        cpu=lambda x, _, given: winograd.filtered(form, x, given),
+        default=lambda x, kernel, _: plain(x, kernel),
+    )
 
 
 def _forms(stride: int, padding: int) -> tuple[Form, Form]:
@@ -191,5 +217,10 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to [B, h, w, O], padded by (k - 1) // 2 as torchvision does, "SAME" differs at stride 2."""
         kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features))
-        form = _plain if self.is_initializing() else convolution  # traced for its shape alone, and much quicker
-        return form(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (self.size - 1) // 2)
+        x, kernel, padding = x.astype(self.dtype), kernel.astype(self.dtype), (self.size - 1) // 2
+        if self.is_initializing():
+            return _plain(x, kernel, self.stride, padding)  # traced for its shape alone, and much quicker
+        if self.is_mutable_collection(PREPARED):
+            self.put_variable(PREPARED, "kernel", prepared(x, kernel, self.stride, padding))
+        given = self.get_variable(PREPARED, "kernel", [])
+        return prepared_convolution(x, kernel, given, self.stride, padding)

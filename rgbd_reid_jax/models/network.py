@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.models.batch_norm import NormMode, batch_norm
-from rgbd_reid_jax.models.convolution import he_normal
+from rgbd_reid_jax.models.convolution import PREPARED, he_normal
 from rgbd_reid_jax.models.resnet import PARTS, RESNETS, ResNet
 from rgbd_reid_jax.models.vit import VITS, ViT
 
@@ -238,6 +238,16 @@ class Model:
         """
         return self._evaluated(params, batch_stats, images, modality).embedding
 
+    def prepared(self, params: Tree, batch_stats: Tree, height: int, width: int, modality: str = BOTH) -> Tree:
+        """What `embed`, `lower` and `upper` compute from the parameters alone, for many batches of images of one size.
+
+        They use it where `params[PREPARED]` holds it, on CPUs; accelerators do without.
+        """
+        images = jnp.zeros((2 if modality == BOTH else 1, height, width, 3))
+        variables, mode = {"params": params, "batch_stats": batch_stats}, NormMode(train=False)
+        _, found = self._module().apply(variables, images, mode, modality, mutable=[PREPARED])
+        return found.get(PREPARED) or {}
+
     def lower(
         self, params: Tree, batch_stats: Tree, images: jax.Array, modality: str, end: int, begin: int = 0
     ) -> jax.Array:
@@ -252,7 +262,7 @@ class Model:
         self, params: Tree, batch_stats: Tree, x: jax.Array, modality: str, begin: int = 0, end: int | None = None
     ) -> Any:
         """Evaluation mode, with `micro_batches` of one part after the other: rows do not know each other there."""
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": params, "batch_stats": batch_stats, PREPARED: params.get(PREPARED, {})}
 
         def run(rows: jax.Array) -> Any:
             return self._module().apply(variables, rows, NormMode(train=False), modality, begin, end)

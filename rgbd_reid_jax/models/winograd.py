@@ -90,7 +90,7 @@ def convolution(form: Filtering, x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         The same dtype, [B, H, W, O].
     """
-    return _filtered(form, x, _kernel_transform(form, kernel), 0)
+    return filtered(form, x, kernel_transform(form, kernel))
 
 
 def image_gradient(form: Filtering, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -99,8 +99,8 @@ def image_gradient(form: Filtering, kernel: jax.Array, gradient: jax.Array) -> j
     Turning the kernel changes the order of the rows of G k G' and of its columns; the products contract the other
     channels, so that nothing is transposed.
     """
-    rows = _kernel_transform(form, kernel)
-    return _filtered(form, gradient, [[rows[i][j] for j in form.turned] for i in form.turned], 1)
+    rows = kernel_transform(form, kernel)
+    return filtered(form, gradient, [[rows[i][j] for j in form.turned] for i in form.turned], 1)
 
 
 def kernel_gradient(form: Filtering, x: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -119,8 +119,8 @@ def kernel_gradient(form: Filtering, x: jax.Array, gradient: jax.Array) -> jax.A
     return jnp.stack([jnp.stack(row) for row in _both_ways(back, sums)])
 
 
-def _filtered(form: Filtering, x: jax.Array, kernel: Grid, over: int) -> jax.Array:
-    """The output for G k G', whose channels `over` are summed."""
+def filtered(form: Filtering, x: jax.Array, kernel: Grid, over: int = 0) -> jax.Array:
+    """The output for a kernel of which `kernel_transform` was taken, and whose channels `over` are summed."""
     batch, height, width, _ = x.shape
     products = [
         [product(*pair, over=over) for pair in zip(*pairs, strict=True)]
@@ -145,8 +145,8 @@ def _image_transform(form: Filtering, x: jax.Array) -> Grid:
     return [along(row, 2) for row in along(padded, 1)]
 
 
-def _kernel_transform(form: Filtering, kernel: jax.Array) -> Grid:
-    """G k G': at each place of a tile [C, O]."""
+def kernel_transform(form: Filtering, kernel: jax.Array) -> Grid:
+    """G k G': at each place of a tile [C, O]. It depends on the kernel alone."""
     return _both_ways(form.kernel, [list(row) for row in kernel])
 
 

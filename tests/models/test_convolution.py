@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rgbd_reid_jax.models.batch_norm import NormMode
-from rgbd_reid_jax.models.convolution import Conv, convolution
+from rgbd_reid_jax.models.convolution import Conv, convolution, prepared, prepared_convolution
 from rgbd_reid_jax.models.resnet import RESNETS, ResNet
 
 
@@ -106,6 +106,23 @@ def test_a_sharded_batch_gives_the_same(mesh_of, height, size, stride, channels)
     found = run(*sharded)
     assert found[0].sharding.is_equivalent_to(rows, 4)
     assert_close(found, run(*arguments), 1e-6 if height == 8 else 3e-6)  # large tiles round more
+
+
+@pytest.mark.parametrize(
+    ("height", "size", "stride", "channels", "places"),
+    [(8, 3, 1, 64, 4), (16, 3, 1, 128, 6), (8, 3, 1, 32, 0), (8, 3, 2, 64, 0), (8, 1, 1, 64, 0), (8, 5, 2, 3, 0)],
+)
+def test_what_depends_on_the_kernel_alone_can_be_given(height, size, stride, channels, places):
+    """The same bits, and the kernel itself is not looked at where it is."""
+    x, kernel, _ = operands(height, height // 2, size, stride, channels, channels)
+    pad = (size - 1) // 2
+    given = jax.jit(lambda kernel: prepared(x[:1], kernel, stride, pad))(kernel)
+    assert [len(row) for row in given] == places * [places]
+    run = jax.jit(lambda x, kernel, given: prepared_convolution(x, kernel, given, stride, pad))
+    expected = jax.jit(lambda x, kernel: convolution(x, kernel, stride, pad))(x, kernel)
+    np.testing.assert_array_equal(run(x, jnp.zeros_like(kernel) if places else kernel, given), expected)
+    halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    assert prepared(*halves, stride, pad) == []
 
 
 @pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])

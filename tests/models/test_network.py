@@ -13,6 +13,7 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import batch_sharding, replicated
 from rgbd_reid_jax.losses.triplet import batch_hard_triplet
 from rgbd_reid_jax.models.batch_norm import NormMode
+from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.models.resnet import RESNETS, ResNet
 from rgbd_reid_jax.models.vit import VITS, ViTSpec
@@ -177,6 +178,23 @@ def test_an_embedding_does_not_depend_on_its_batch(network):
     embed = jax.jit(model.embed)
     whole, alone = embed(params, batch_stats, images), embed(params, batch_stats, images[5:6])
     np.testing.assert_allclose(whole[5], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("own_parts", [0, 3])
+def test_embeddings_are_the_same_with_what_is_prepared(own_parts):
+    model = Model("small", 8, own_parts=own_parts)
+    params, batch_stats = jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), 64, 32)
+    prepared: Any = jax.jit(model.prepared, static_argnums=(2, 3, 4))(params, batch_stats, 64, 32, "rgb")
+    # 3x3 kernels of stride 1 from 64 channels; those of the other modality's own parts are left out.
+    found = {"/".join(path[-3:-1]) for path, tiles in traverse_util.flatten_dict(prepared).items() if tiles}
+    assert found == {"layer2_0/conv2", "layer3_0/conv2", "layer4_0/conv1", "layer4_0/conv2"}
+    assert set(prepared) == ({"backbone_rgb", "backbone"} if own_parts else {"backbone"})
+    images = jax.random.normal(jax.random.key(1), (4, 64, 32, 3))
+    embed = jax.jit(model.embed, static_argnums=3)
+    given = embed({**params, PREPARED: prepared}, batch_stats, images, "rgb")
+    np.testing.assert_allclose(given, embed(params, batch_stats, images, "rgb"), rtol=1e-6, atol=1e-6)
+    without = jax.tree.map(jnp.zeros_like, prepared)  # and they are used
+    assert np.abs(embed({**params, PREPARED: without}, batch_stats, images, "rgb") - given).max() > 1e-2
 
 
 def test_without_a_classifier_the_rest_is_the_same(network):
