@@ -1,6 +1,7 @@
 """What all processes of a run compare before the first step, and what a run tells at its end."""
 
-import jax
+from importlib import metadata
+
 import pytest
 
 from rgbd_reid_jax import cli
@@ -39,7 +40,8 @@ def test_other_code_and_another_jax_are_told_apart(monkeypatch):
     here = cli._facts(_COMMAND)
     monkeypatch.setattr(distributed, "source_digest", lambda: "other")
     assert cli._facts(_COMMAND) == here | {"code": "other"}
-    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "jax" else version(name))
     assert cli._facts(_COMMAND) == here | {"code": "other", "jax": "0.0.1"}
 
 
