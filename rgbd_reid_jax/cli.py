@@ -8,7 +8,7 @@ import os
 import pathlib
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from rgbd_reid_jax.core import distributed, files
+from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.errors import InputError, Interrupted, OutOfMemory
 from rgbd_reid_jax.evaluation.results import PACKAGES
 from rgbd_reid_jax.planning import fitting
@@ -180,12 +180,12 @@ def _run(values: flags.FlagValues, config: dict[str, Any]) -> None:
     if values.distributed:
         distributed.start(values.distributed)
         distributed.check_same(_facts([config, list(stages), values.reuse]))
-    with _voice(), Workdir(pathlib.Path(values.workdir).expanduser()) as workdir:
+    with _voice(), Workdir(pathlib.Path(os.path.expanduser(values.workdir))) as workdir:
         job = Job(settings, workdir, config)
         check_devices(job, stages)
         workdir.claim(config)  # last, so that a command that was refused leaves the folder free
         if values.reuse:
-            reuse_stages(job, [pathlib.Path(folder).expanduser() for folder in values.reuse])
+            reuse_stages(job, [pathlib.Path(os.path.expanduser(folder)) for folder in values.reuse])
         try:
             run_stages(job, stages)
         except OutOfMemory as error:
@@ -203,13 +203,18 @@ def _facts(command: Sequence[Any]) -> dict[str, str]:
     }
 
 
-def _voice() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _voice() -> Iterator[None]:
     """Only process 0 tells how the work goes on."""
-    return contextlib.nullcontext() if distributed.is_first() else contextlib.redirect_stdout(open(os.devnull, "w"))
+    if distributed.is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _tell(workdir: Workdir) -> None:
     if workdir.finished("evaluation"):
-        print(results_table(files.read_json(workdir.results)))
+        print(results_table(workdir.read_results()))
     if workdir.finished("report"):
         print(f"report: {workdir.report}")

@@ -54,7 +54,7 @@ def print_result(command: Callable[[], str], when_interrupted: str) -> int:
 
 def writable(flag: str, path: str) -> pathlib.Path:
     """The file that a flag names; InputError, before any work, where no file can be written."""
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(os.path.expanduser(path))
     try:
         folder = next((one for one in file.absolute().parents if one.exists()), file)
         refused = file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)

@@ -25,9 +25,10 @@ def use(environment: MutableMapping[str, str]) -> str | None:
     """
     if VARIABLE in environment:
         return None
-    base = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(base) / "rgbd_reid_jax" / "xla"
+    folder = pathlib.Path("~/.cache/rgbd_reid_jax/xla")
     try:
+        base = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(base) / "rgbd_reid_jax" / "xla"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.stat()
         usable = os.access(folder, os.W_OK | os.X_OK)

@@ -44,8 +44,12 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], mend: str = "delete it and run the same command again") -> Any:
     """The JSON content of `path`.
+
+    Args:
+        path: the file.
+        mend: what helps where it is damaged.
 
     Raises:
         InputError: the file is no JSON.
@@ -53,8 +57,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or lists within lists without end
+        raise InputError(f"{path} is not valid JSON ({error}); {mend}") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -20,7 +20,7 @@ DATASETS = ("synthetic_rgbd", "biwi_rgbd_id", "robotpku_rgbd_id", "tvrid", "rgbd
 
 def default_data_dir() -> pathlib.Path:
     """Where TFDS keeps datasets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or os.path.expanduser("~/tensorflow_datasets"))
 
 
 @functools.cache
@@ -113,5 +113,5 @@ def open_dataset(
             was built from; damaged data; a folder or disk that cannot take it.
     """
     chosen = dataset_config(name, config, overrides)
-    folder = pathlib.Path(data_dir or default_data_dir()).expanduser()
+    folder = pathlib.Path(os.path.expanduser(data_dir or default_data_dir()))
     return builder_module(name).prepare(chosen, folder, manual_dir or None, workers=workers)

@@ -15,7 +15,7 @@ from rgbd_reid_jax.core.progress import Progress
 from rgbd_reid_jax.data.frames import Frames, Placed
 from rgbd_reid_jax.data.inputs import InputSpec, plain_input
 from rgbd_reid_jax.data.pipeline import Fetch, prefetched, with_images
-from rgbd_reid_jax.losses.distillation import l2_normalise
+from rgbd_reid_jax.losses.pairs import l2_normalise
 from rgbd_reid_jax.metrics.embeddings import Embeddings
 from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.models.network import Model

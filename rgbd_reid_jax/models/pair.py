@@ -41,7 +41,7 @@ class GateSpec:
         kind: one of `GATES`.
         rank: of its matrix; 0 is a full one.
         dropout: rate on the normalised summary.
-        after: of "middle": the residual stage (1 .. 4) whose map is gated.
+        after: of "middle": the residual stage (1 .. 3) whose map is gated.
     """
 
     kind: str = "none"
@@ -118,12 +118,9 @@ class Pair:
         if self.gate.kind == "middle" and self.network.backbone not in RESNETS:
             raise InputError(f"a gate of kind 'middle' needs a ResNet, not {self.network.backbone}; choose pairwise")
 
-    def gate_of(self, spec: GateSpec | None = None) -> Gate | None:
+    def gate_of(self) -> Gate | None:
         """The gate as functions; None without one."""
-        spec = spec or self.gate
-        if spec.kind == "none":
-            return None
-        return Gate(spec, gate_width(self.network, spec))
+        return None if self.gate.kind == "none" else Gate(self.gate, gate_width(self.network, self.gate))
 
     def init(self, encoders: Mapping[str, tuple[Tree, Tree]], key: jax.Array) -> tuple[Tree, Tree]:
         """Parameters {"rgb", "depth", "gate_rgb", "gate_depth", "classifier"} and statistics {"rgb", "depth"}.

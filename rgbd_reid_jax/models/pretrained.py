@@ -90,7 +90,7 @@ def renamed(
 
     Args:
         state: published name to array.
-        backbone: a key of `BACKBONES`.
+        backbone: a key of `RESNETS` or `VITS`.
         triplet: the network's neck is that of the teacher of triplets.
 
     Returns:
@@ -122,7 +122,7 @@ def load_pretrained(
 
     Args:
         path: a `.safetensors` or `.pth` file.
-        backbone: a key of `BACKBONES`.
+        backbone: a key of `RESNETS` or `VITS`.
         params: fresh parameters of the network.
         batch_stats: its fresh statistics.
         grid: rows and columns of patches of our input (vision transformers), to which positions are resized.

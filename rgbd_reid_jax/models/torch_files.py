@@ -62,7 +62,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: the file is absent, no such file, damaged, or names code.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     try:
         if path.suffix == ".safetensors":
             from safetensors import numpy as safetensors_numpy

@@ -241,9 +241,11 @@ def _why(error: Exception) -> str:
 
 
 def batch_unit(settings: Settings, stage: str, devices: int) -> int:
-    """What every global batch of a stage is a multiple of: its devices, micro-batches and norm groups divide it."""
+    """What global batches of a stage are multiples of: devices and parts divide them, parts have two rows or more."""
     wanted = settings.training[stage]
-    return wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
+    parts = wanted.micro_batches * wanted.norm_groups
+    unit = wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
+    return 2 * unit if unit == parts > 1 else unit
 
 
 def whole_batches(settings: Settings, stage: str, where: Slice, per_chip: int) -> int:

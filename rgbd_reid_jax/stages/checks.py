@@ -1,7 +1,7 @@
 """What the parts of a configuration must have in common, checked once at the edge before any work is done."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_settings(config: Mapping[str, Any], known_stages: tuple[str, ...]) -> S
     _check_stages(settings, known_stages)
     _check_encoders(settings)
     settings.network(None).patch_grid(settings.input.height, settings.input.width)
-    if settings.model.pretrained and not pathlib.Path(settings.model.pretrained).expanduser().is_file():
+    if settings.model.pretrained and not os.path.isfile(os.path.expanduser(settings.model.pretrained)):
         raise InputError(
             f"config.model.pretrained={settings.model.pretrained!r} is no file; give a .safetensors or .pth file"
         )

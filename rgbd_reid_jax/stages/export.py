@@ -35,7 +35,7 @@ def run_export(job: Job) -> None:
             by more than `tolerance`.
     """
     job.workdir.require("evaluation")
-    for stage in set(job.settings.encoders.values()):
+    for stage in sorted(set(job.settings.encoders.values())):  # all processes in the same order
         job.trained(stage)  # a checkpoint is read by all processes together
     _ = job.dataset
     on_first(lambda: _export(job))
@@ -45,7 +45,7 @@ def _export(job: Job) -> None:
     # Here, so that training need not wait for matplotlib.
     from rgbd_reid_jax.reporting.report import INTENDED_USE
 
-    results = files.read_json(job.workdir.results)["results"]
+    results = job.workdir.read_results()["results"]
     for modality, stage in job.settings.encoders.items():
         (job.workdir.export / f"{modality}.stablehlo").unlink(missing_ok=True)
         (job.workdir.export / f"{modality}.json").unlink(missing_ok=True)

@@ -1,9 +1,15 @@
 """The evaluation protocol against the labels, before any training: it must leave queries something to find."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
+
+from rgbd_reid_jax.evaluation.embed import labelled
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
 from rgbd_reid_jax.metrics.galleries import check_galleries
+from rgbd_reid_jax.metrics.protocols.passages import mean_of_frames
 from rgbd_reid_jax.stages.job import Job
 
 
@@ -28,5 +34,15 @@ def check_evaluation(job: Job) -> None:
 def _check(job: Job, split: str, directions: Iterable[tuple[str, str]]) -> None:
     for query, gallery in directions:
         where = f"{job.dataset.info.full_name} {split} {query}_to_{gallery}"
-        query_labels, gallery_labels = (job.frames_of(split, modality).labels for modality in (query, gallery))
+        query_labels, gallery_labels = (_labels(job, split, modality) for modality in (query, gallery))
         check_galleries(query_labels, gallery_labels, job.settings.evaluation.protocol, where)
+
+
+def _labels(job: Job, split: str, modality: str) -> Mapping[str, Any]:
+    """The labels of what is ranked: of frames, or of recordings with `evaluation.multi_frame`."""
+    frames = job.frames_of(split, modality)
+    if not job.settings.evaluation.multi_frame:
+        return frames.labels
+    nothing = np.zeros((len(frames.labels["person_id"]), 1), np.float32)
+    items = dataclasses.replace(labelled(nothing, frames, modality), source=f"{split} {modality}")
+    return vars(mean_of_frames(items, "evaluation.multi_frame"))

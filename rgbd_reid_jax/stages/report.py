@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.distributed import on_first
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
@@ -34,7 +33,7 @@ def _write(job: Job) -> None:
     write_report(
         job.workdir.report.parent,
         title=f"{job.settings.method} on {job.dataset.info.full_name}",
-        results=files.read_json(job.workdir.results),
+        results=job.workdir.read_results(),
         config=job.config,
         metrics=job.record.read(),
         query_sets=sets,

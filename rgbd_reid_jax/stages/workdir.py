@@ -10,7 +10,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from rgbd_reid_jax.core import files
@@ -20,6 +20,7 @@ from rgbd_reid_jax.core.errors import InputError
 # Where data are kept and how devices are shared out does not change what a run computes.
 _PLACES = ("data_dir", "manual_dir", "cache", "workers", "mesh")
 _ROUNDING = "evaluation.batch_size is "  # a difference of rounding alone, and a mend where memory is short
+_NEW_FOLDER = "choose another --workdir"
 
 
 class Workdir:
@@ -97,8 +98,8 @@ class Workdir:
             InputError: something was computed here with another configuration.
         """
         path = self.path / "config.json"
-        found = differences(files.read_json(path), plain(config)) if path.exists() else []
-        refused = [one for one in found if not one.startswith(_ROUNDING)]
+        found = differences(files.read_json(path, _NEW_FOLDER), plain(config)) if path.exists() else []
+        refused = that_matter(found)
         if refused and self._begun():
             raise InputError(
                 f"workdir {self.path} holds another configuration's run ({'; '.join(refused[:3])}"
@@ -161,6 +162,18 @@ class Workdir:
         """Takes the mark of a stage away, so that it is done again."""
         self.mark(stage).unlink(missing_ok=True)
 
+    def read_results(self) -> dict[str, Any]:
+        """What the evaluation wrote.
+
+        Raises:
+            InputError: its file is gone or damaged.
+        """
+        mend = f"delete {self.mark('evaluation')} and run the same command again"
+        try:
+            return files.read_json(self.results, mend)
+        except FileNotFoundError as error:
+            raise InputError(f"{self.results} is missing, though the evaluation is done; {mend}") from error
+
     def seconds(self) -> dict[str, float]:
         """Seconds of each finished stage."""
         marks = sorted((self.path / "stages").glob("*.json"), key=os.path.getmtime)
@@ -206,6 +219,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def that_matter(found: Sequence[str]) -> list[str]:
+    """Of `differences` between configurations, those after which a run would compute something else."""
+    return [one for one in found if not one.startswith(_ROUNDING)]
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

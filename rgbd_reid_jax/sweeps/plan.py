@@ -320,9 +320,11 @@ def digest(content: Mapping[str, Any]) -> str:
     """What a method computes, in 12 hexadecimal digits.
 
     Args:
-        content: a configuration's plain content. Seeds of network and data, and where data are kept, do not count.
+        content: a configuration's plain content. Seeds of network and data, where data are kept, and what changes
+            rounding alone do not count.
     """
     kept = {name: value for name, value in plain(content).items() if name != "seed"}
+    kept["evaluation"] = {name: value for name, value in kept["evaluation"].items() if name != "batch_size"}
     kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name != "knobs"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

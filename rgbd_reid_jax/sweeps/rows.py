@@ -122,10 +122,11 @@ def row_of(sweep: Sweep, task: Task, workdir: pathlib.Path, jobs: int) -> Row:
     Raises:
         InputError: it left no results.
     """
+    mend = f"delete {workdir} and run the same command again"
     if not (workdir / "results.json").exists():
-        raise InputError(f"{workdir} holds no results.json; delete that folder and run the same command again")
-    results = files.read_json(workdir / "results.json")
-    marks = [files.read_json(path) for path in (workdir / "stages").glob("*.json")]
+        raise InputError(f"{workdir} holds no results.json; {mend}")
+    results = files.read_json(workdir / "results.json", mend)
+    marks = [files.read_json(path, mend) for path in (workdir / "stages").glob("*.json")]
     seconds = {mark["stage"]: mark["seconds"] for mark in sorted(marks, key=lambda mark: mark["finished"])}
     machine, directions = results["environment"], sweep.directions
     return {

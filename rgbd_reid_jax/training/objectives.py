@@ -83,7 +83,7 @@ def distillation_objective(
     hints: Sequence[int] = (),
     running: frozenset[str] = NONE_RUNNING,
 ) -> Objective:
-    """Distance between the student's embedding, after dropout, and the teacher's.
+    """Distance between the student's embedding, after dropout in losses of twins, and the teacher's.
 
     Metric losses see the student's rows beside the teacher's, as two modalities.
 
@@ -185,24 +185,25 @@ def pair_objective(
     """
 
     def objective(params: Any, batch_stats: Any, batch: Batch, key: jax.Array, given: Any = None):
-        keys = dict(zip(MODALITIES, jax.random.split(key, len(MODALITIES)), strict=True))
         sides = {
-            name: _side(pair, spec, name, params, batch_stats[name], batch, keys[name], augmentation, running)
-            for name in MODALITIES
+            name: _side(pair, spec, name, params, batch_stats[name], batch, own_key, augmentation, running)
+            for name, own_key in zip(MODALITIES, jax.random.split(key, len(MODALITIES)), strict=True)
         }
+        gate_keys = {name: side[3] for name, side in sides.items()}
         outputs = {name: side[0] for name, side in sides.items()}
         scaled = {name: l2_normalise(one.embedding) if normalise else one.embedding for name, one in outputs.items()}
         gate = pair.gate_of()
         gates = {name: jnp.ones_like(one) for name, one in scaled.items()}
         if gate is not None and pair.gate.kind in ("self", "pairwise"):
-            gates = {name: gate(params[f"gate_{name}"], scaled[name], sides[name][3]) for name in MODALITIES}
+            gates = {name: gate(params[f"gate_{name}"], scaled[name], gate_keys[name]) for name in MODALITIES}
         if pair.gate.kind == "self":
             scaled = {name: scaled[name] * gates[name] for name in MODALITIES}
             gates = {name: jnp.ones_like(one) for name, one in scaled.items()}
         squared = gated_squared(scaled["rgb"], scaled["depth"], gates["rgb"], gates["depth"])
         if gate is not None and pair.gate.kind == "middle":
             maps: Any = {name: side[1] for name, side in sides.items()}
-            squared = _with_gated_maps(pair, params, batch_stats, maps, squared, batch["identity"], keys, normalise)
+            identity = batch["identity"]
+            squared = _with_gated_maps(pair, params, batch_stats, maps, squared, identity, gate_keys, normalise)
         logits = None
         if "classifier" in params:
             logits = {name: pair.network.classify(params, one.dropped) for name, one in outputs.items()}
@@ -267,10 +268,7 @@ def _with_gated_maps(
     gate = pair.gate_of()
     assert gate is not None, "called with a gate alone"
     places = dict(zip(MODALITIES, hardest(squared, identity), strict=True))
-    gates = {
-        name: gate(params[f"gate_{name}"], maps[name].mean(axis=(1, 2)), jax.random.fold_in(keys[name], 1))
-        for name in MODALITIES
-    }
+    gates = {name: gate(params[f"gate_{name}"], maps[name].mean(axis=(1, 2)), keys[name]) for name in MODALITIES}
     found = []
     for name in MODALITIES:
         chosen = gates[other(name)][places[other(name)]]

@@ -1,6 +1,7 @@
 """The folder of compiled programs belongs to one user."""
 
 import os
+import pathlib
 import stat
 import subprocess
 import sys
@@ -25,6 +26,16 @@ def test_without_xdg_it_lies_in_the_home(tmp_path, monkeypatch):
     environment: dict[str, str] = {}
     assert compile_cache.use(environment) is None
     assert environment[NAME] == str(tmp_path / ".cache" / "rgbd_reid_jax" / "xla")
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    environment: dict[str, str] = {}
+    assert compile_cache.use(environment) == "~/.cache/rgbd_reid_jax/xla: Could not determine home directory."
+    assert environment == {}
 
 
 @pytest.mark.parametrize("given", ["", "/elsewhere"])

@@ -60,12 +60,12 @@ def test_json_round_trip_keeps_order_and_text(tmp_path):
     assert path.read_text(encoding="utf-8").endswith("}\n")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"nonsense"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"nonsense", b"[" * 100_000])
 def test_bad_json_is_named_in_one_line(tmp_path, content):
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is not valid JSON") as caught:
-        files.read_json(path)
+    with pytest.raises(InputError, match=r"is not valid JSON .*; mend it$") as caught:
+        files.read_json(path, "mend it")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -61,6 +61,15 @@ def test_every_try_for_the_largest_batch_divides_among_chips_and_groups(compiled
     assert all(batch % 24 == 0 for count, batch, *_ in compiled if count == 8)
 
 
+@pytest.mark.parametrize(
+    ("options", "devices", "unit"),
+    [({}, 1, 1), ({"micro_batches": 8}, 1, 16), ({"micro_batches": 8}, 4, 32), ({"norm_groups": 4}, 4, 8)],
+)
+def test_the_least_batch_is_one_that_a_run_takes(options, devices, unit):
+    """Of parts that are normalised by themselves each has two rows."""
+    assert planning.batch_unit(settings_of(**options), "teacher", devices) == unit
+
+
 def test_what_was_compiled_is_not_compiled_again(compiled):
     planner = planning.Planner(settings_of(), batch_per_chip=16)
     for count in (8, 4, 8):

@@ -101,3 +101,19 @@ def test_marks(tmp_path):
         workdir.reopen("teacher")
         assert not workdir.finished("teacher")
         assert workdir.finished("report")
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "is missing, though"), (b"{", "is not valid JSON")])
+def test_lost_results_are_told_with_the_mark_that_stands_in_their_way(tmp_path, content, words):
+    with Workdir(tmp_path) as workdir:
+        workdir.finish("evaluation", 1.0)
+        if content is not None:
+            workdir.results.write_bytes(content)
+        with pytest.raises(InputError, match=rf"results\.json {words}.*; delete .*stages/evaluation\.json and run"):
+            workdir.read_results()
+
+
+def test_a_damaged_configuration_is_told_with_a_mend_that_works(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with Workdir(tmp_path) as workdir, pytest.raises(InputError, match=r"is not valid JSON .*choose another --workdir"):
+        workdir.claim({"seed": 0})

@@ -93,10 +93,13 @@ def test_a_digest_depends_on_neither_places_nor_seeds():
         "stages": ("teacher", "evaluation"),
         "dataset": {"name": "people", "knobs": "seed=0", "data_dir": "here", "manual_dir": "", "cache": "host"},
         "training": {"teacher": {"steps": 8}},
+        "evaluation": {"protocol": "cross_camera", "batch_size": 256},
     }
     there = content["dataset"] | {"knobs": "seed=9", "data_dir": "there", "cache": "device", "workers": 3}
     assert digest(content | {"seed": 7, "dataset": there}) == digest(content)
     assert digest(content | {"stages": ["teacher", "evaluation"]}) == digest(content)
+    assert digest(content | {"evaluation": content["evaluation"] | {"batch_size": 64}}) == digest(content)
+    assert digest(content | {"evaluation": content["evaluation"] | {"protocol": "market"}}) != digest(content)
     assert digest(content | {"training": {"teacher": {"steps": 9}}}) != digest(content)
     assert digest(content | {"dataset": there | {"name": "others"}}) != digest(content)
 

@@ -1,5 +1,6 @@
 """Processes of a sweep: order, dependencies, CPUs, failures and a polite end."""
 
+import json
 import os
 import pathlib
 import signal
@@ -9,7 +10,9 @@ import time
 
 import pytest
 
+from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError, Interrupted
+from rgbd_reid_jax.stages.workdir import plain
 from rgbd_reid_jax.sweeps import run
 from rgbd_reid_jax.sweeps.plan import Method, Task, tasks_of
 
@@ -149,6 +152,11 @@ def test_a_workdir_of_other_settings_is_named_before_any_work(make_sweep, tmp_pa
     run.check_workdirs([task], tmp_path)
     folder = task.workdir(tmp_path)
     (folder / "stages").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a/seed0-seed_1 holds a run without config\.json; delete that folder"):
+        run.check_workdirs([task], tmp_path)
+    smaller = [*task.method.arguments(task.run), "--config.evaluation.batch_size=64"]  # rounding alone, and less memory
+    (folder / "config.json").write_text(json.dumps(plain(cli.configuration(smaller))))
+    run.check_workdirs([task], tmp_path)
     (folder / "config.json").write_text('{"seed": 5}')
     with pytest.raises(InputError, match=r"a/seed0-seed_1 holds a run of other settings \(.* delete that folder"):
         run.check_workdirs([task], tmp_path)

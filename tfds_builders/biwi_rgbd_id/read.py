@@ -173,11 +173,16 @@ def _numbers(root: pathlib.Path, file: str, columns: int) -> np.ndarray:
     """The rows of a text file, float64 [n, columns]; none where it is missing or not such a file.
 
     What is no number becomes NaN: the recorder wrote "-1.#IND" for what it could not compute.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     try:
         text = (root / file).read_text("utf-8") if file else ""
-    except (OSError, UnicodeDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError):
         text = ""
+    except OSError as error:
+        raise InputError(f"cannot read {root / file} ({error.strerror}); mend its permissions or the disk") from error
     rows = [[_number(word) for word in re.split(r"[\s,;]+", line.strip(" \t,;"))] for line in text.split("\n") if line]
     rows = [row for row in rows if len(row) == columns]
     return np.array(rows, np.float64).reshape(-1, columns)

@@ -378,8 +378,8 @@ def prepare(
         InputError: the tree cannot be used, no space, or the files below `data_dir` are damaged, other data or built
             from another tree.
     """
-    data_dir = pathlib.Path(data_dir).expanduser()
-    root = None if manual_dir in (None, "") else pathlib.Path(manual_dir).expanduser().absolute()
+    data_dir = pathlib.Path(os.path.expanduser(data_dir))
+    root = None if manual_dir in (None, "") else pathlib.Path(os.path.expanduser(manual_dir)).absolute()
 
     def make() -> RecordedBuilder:
         builder = kind(config=config, data_dir=str(data_dir))

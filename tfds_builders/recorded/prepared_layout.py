@@ -291,12 +291,7 @@ def _from_meta(root: pathlib.Path, meta: str, findings: list[Finding]) -> tuple[
 
 def _identities(path: pathlib.Path) -> list[list[list[str]]]:
     """The list in `meta.json`, of the shape it should have."""
-    try:
-        content = files.read_json(path)
-    except InputError as error:
-        raise InputError(
-            f"{path} is not valid JSON; give the published file, or remove it to go by file names"
-        ) from error
+    content = files.read_json(path, "give the published file, or remove it to go by file names")
     identities = content.get("identities") if isinstance(content, dict) else None
     if not isinstance(identities, list) or not all(
         isinstance(cameras, list)

@@ -1,7 +1,6 @@
 """Trees of files that came from somewhere else: listed, fingerprinted and unpacked without trusting them."""
 
 import hashlib
-import json
 import os
 import pathlib
 import stat
@@ -11,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError, disk_full
 
 _TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
@@ -75,10 +75,7 @@ def fingerprint(root: pathlib.Path, paths: Sequence[str], *, times: bool = False
 
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file of the user's; InputError if it is malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); mend it, or give it as it was published") from error
+    return files.read_json(path, "mend it, or give it as it was published")
 
 
 def extract(archive: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:

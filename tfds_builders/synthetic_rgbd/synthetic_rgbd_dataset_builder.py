@@ -114,7 +114,7 @@ def prepare(
         raise InputError(f"--manual_dir={manual_dir}: {Builder.name} is rendered and reads no files; leave it out")
     config = config_lib.named_config(config) if isinstance(config, str) else config
     config_lib.check(config)
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = pathlib.Path(os.path.expanduser(data_dir))
     parent = data_dir / Builder.name / config.name
     return prepare_lib.prepare(
         lambda: Builder(config=config, data_dir=str(data_dir)),
