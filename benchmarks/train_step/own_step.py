@@ -39,7 +39,7 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
     case: Any = options.case
     stage = "teacher" if case["kind"] == "embed" else case["kind"]
     words = [
-        "--config=configs/distill.py:biwi",
+        f"--config=configs/distill.py:biwi{',resnet18' * (case['network'] == 'resnet18')}",
         f"--config.model.backbone={case['network']}",
         f"--config.model.compute_dtype={options.dtype}",
         f"--config.input.height={case['height']}",
@@ -48,12 +48,6 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
     ]
     if case["kind"] == "student":
         words.append(f"--config.training.student.target={case['target']}")
-    if case["network"] == "resnet18":
-        freeze = (
-            (r"backbone/(conv1|bn1|layer[12]_\d+)/.*", "train"),
-            (r"(backbone/layer[34]_\d+|embedding|embedding_bn|embedding_out|classifier)/.*|gem_power", "freeze"),
-        )
-        words.append(f"--config.training.student.freeze={freeze!r}")
     settings = read_settings(cli.configuration(words), tuple(STAGES))
     random, size = np.random.default_rng(0), (options.batch, case["height"], case["width"], 3)
     batch: dict[str, np.ndarray] = {

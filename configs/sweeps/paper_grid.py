@@ -8,10 +8,10 @@ distillation, in both directions, from the paper's other teacher, of triplets.
         --sweep=configs/sweeps/paper_grid.py:robotpku,PKU,resnet50.pth
 
 The argument is `DATASET,FOLDER,WEIGHTS`: `biwi` or `robotpku`; the folder of its own files, which every fold is built
-from when it is first needed (docs/datasets.md; the published folds need the prepared layout with splits.json); and
-torchvision's ImageNet weights, from which the paper starts and which are not downloaded. Without WEIGHTS networks start
-from random ones, without FOLDER the dataset has to be built already. Either dataset alone is one `--sweep`; scores of
-different datasets stand in tables of their own.
+from when it is first needed and which must hold the published splits.json (docs/datasets.md); and torchvision's
+ImageNet weights, from which the paper starts and which are not downloaded. Without WEIGHTS networks start from random
+ones, without FOLDER the dataset has to be built already. Either dataset alone is one `--sweep`; scores of different
+datasets stand in tables of their own.
 
 Ranked by unit vectors: `agw`, attention and `mutual`, whose losses compare directions. By raw distances, as the
 paper's: all others. The difference between attention and the distilled pair holds that too; what gates add is the
@@ -20,6 +20,7 @@ difference to `attention_none` (`attention_none_running` for gates in the middle
 It has not been run: no result can be stated.
 """
 
+import os
 import pathlib
 import runpy
 from typing import Any
@@ -51,6 +52,8 @@ def get_sweep(argument: str = "biwi") -> dict[str, Any]:
         raise ValueError(
             f"argument {argument!r} must be DATASET,FOLDER,WEIGHTS, the dataset one of: {', '.join(_NAMES)}"
         )
+    if files and not any(pathlib.Path(os.path.expanduser(files[0])).rglob("splits.json")):
+        raise ValueError(f"{files[0]} holds no splits.json, which says who is in which fold; add the published file")
     overrides = dict(zip(("dataset.manual_dir", "model.pretrained"), files, strict=False))
     methods = [{**one, "overrides": overrides} for one in (*_BENCHMARK["methods"](data), *_others(data))]
     return {

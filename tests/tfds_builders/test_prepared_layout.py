@@ -186,7 +186,7 @@ REFUSED = {
     ),
     "meta is no JSON": (
         lambda tree: (tree / "shop/meta.json").write_text("{"),
-        "meta.json is not valid JSON; give the",
+        r"meta.json is not valid JSON \(.*; give the published file, or remove it",
     ),
     "meta is no UTF-8": (lambda tree: (tree / "shop/meta.json").write_bytes(b'"\xff"'), "meta.json is not valid JSON"),
     "meta is a list": (lambda tree: (tree / "shop/meta.json").write_text("[]"), 'must hold {"identities"'),

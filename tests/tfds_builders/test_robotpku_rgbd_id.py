@@ -203,6 +203,7 @@ REFUSED = {
     ),
     "unknown field": (None, {"mapping": "{preson}/{frame}"}, r"no field \{preson\}; there are person"),
     "field missing": (None, {"mapping": "{person}/{frame}"}, r"lacks \{modality\}; give something like"),
+    "a fold of a raw tree": (None, {"fold": 1}, "fold=1 needs the prepared layout with its splits.json in"),
     "mapping fits nothing": (None, {"mapping": "x{person}/{modality}/{frame}"}, "none has both a colour and a depth"),
     "8-bit among 16": (
         lambda folder: Image.new("L", (320, 240), 9).save(folder / "RobotPKU/P02/S1/depth/0002.png"),

@@ -11,7 +11,7 @@ from tfds_builders import knobs
 from tfds_builders.biwi_rgbd_id import read as read_lib
 from tfds_builders.biwi_rgbd_id import scan as scan_lib
 from tfds_builders.recorded import builder as recorded
-from tfds_builders.recorded import prepared_layout, tree
+from tfds_builders.recorded import prepared_layout, splits, tree
 from tfds_builders.recorded.frames import Finding, Scan
 
 
@@ -129,11 +129,8 @@ def _finished(root: pathlib.Path, scan: Scan, config: BiwiConfig) -> Scan:
     Raises:
         InputError: a fold was asked for where there is no published split to take it from.
     """
-    if config.fold and scan.metadata["split"]["source"] == "seed":
-        raise InputError(
-            f"fold={config.fold} needs identities='clothes' and a splits.json in {root}; other splits come from "
-            "split_seed"
-        )
+    needs = f"identities='clothes' and a splits.json in {root}"
+    splits.check_fold(config.fold, scan.metadata["split"]["source"], needs)
     both = scan_lib.both_sides(scan)
     scan.findings += [
         Finding("both_sides", file, f"person {person:03d} is trained or validated on in other clothes than are tested")

@@ -71,6 +71,18 @@ def official_splits(path: pathlib.Path, fold: int, num_identities: int) -> dict[
     return split
 
 
+def check_fold(fold: int, source: str, needs: str) -> None:
+    """Raises InputError where a fold was asked for and there is no published split to take it from.
+
+    Args:
+        fold: the knob.
+        source: of a scan's split: "splits.json", or "seed".
+        needs: what folds need.
+    """
+    if fold and source == "seed":
+        raise InputError(f"fold={fold} needs {needs}; other splits come from split_seed")
+
+
 def _ids(path: pathlib.Path, fold: Mapping[str, Any], key: str) -> list[int]:
     ids = fold.get(key)
     if not isinstance(ids, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):

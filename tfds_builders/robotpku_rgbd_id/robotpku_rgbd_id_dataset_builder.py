@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders import knobs
 from tfds_builders.recorded import builder as recorded
-from tfds_builders.recorded import prepared_layout
+from tfds_builders.recorded import prepared_layout, splits
 from tfds_builders.recorded.frames import Scan
 from tfds_builders.robotpku_rgbd_id import scan as raw
 from tfds_builders.robotpku_rgbd_id.read import read_frame
@@ -54,9 +54,12 @@ class Builder(recorded.RecordedBuilder):
     def scan(self, root: pathlib.Path, paths: list[str]) -> Scan:
         config = self.builder_config
         if config.mapping or not prepared_layout.is_prepared(paths):
-            return raw.scan(root, paths, config.mapping, config.split_seed)
-        scan = prepared_layout.scan(root, paths, fold=config.fold, sizes=raw.SIZES, seed=config.split_seed)
-        scan.metadata["cameras"] = {"0": "sequence 00", "1": "sequence 01"}
+            scan = raw.scan(root, paths, config.mapping, config.split_seed)
+        else:
+            scan = prepared_layout.scan(root, paths, fold=config.fold, sizes=raw.SIZES, seed=config.split_seed)
+            scan.metadata["cameras"] = {"0": "sequence 00", "1": "sequence 01"}
+        needs = f"the prepared layout with its splits.json in {root}"
+        splits.check_fold(config.fold, scan.metadata["split"]["source"], needs)
         return scan
 
 
