@@ -17,7 +17,7 @@ Deviation (biwi, robotpku, tvrid): AdamW with one cycle, as the paper's student 
 learn, and unit vectors in the evaluation, as gates choose directions.
 
 Expected result: docs/results.md. Hardware: 2 CPU cores, 1.4 GiB of memory. Wall time: 9 to 12 minutes
-on one core (none, pairwise; a gate in the middle ranks pair by pair, which took 7 minutes more).
+on one core (none, pairwise; a gate in the middle ranks pair by pair, which took about 12 minutes more).
 """
 
 import pathlib

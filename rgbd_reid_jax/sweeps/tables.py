@@ -30,7 +30,7 @@ def entries(sweep: Sweep, rows: Rows) -> list[dict[str, Any]]:
     Returns:
         [{"sweep", "method", "direction", "mAP": {"mean", "low", "high"}, "rank1": likewise, "n", "chance": {"mAP",
         "rank1"}, "clothes": {"same_clothes": {"mAP": likewise}, "changed_clothes": ..}, "minutes"}], fractions of 1;
-        "minutes" is the mean over runs of what all stages took.
+        "minutes" is the median over runs of what all stages took.
     """
     found = []
     for method in sweep.methods:
@@ -47,7 +47,7 @@ def entries(sweep: Sweep, rows: Rows) -> list[dict[str, Any]]:
                     "n": len(mine),
                     "chance": {name: statistics.fmean(one[name] for one in chance) for name in ("mAP", "rank1")},
                     "clothes": _clothes(mine, direction),
-                    "minutes": round(statistics.fmean(sum(row["seconds"].values()) for row in mine) / 60, 2),
+                    "minutes": round(statistics.median(sum(row["seconds"].values()) for row in mine) / 60, 2),
                 }
             )
     return found
@@ -173,12 +173,13 @@ def _times(names: Sequence[str], rows: Rows) -> str:
     for name in names:
         mine = [row["seconds"] for row in of_method(rows, name).values()]
         cells = [[one[stage] for one in mine if stage in one] for stage in stages]
-        total = statistics.fmean(sum(one.values()) for one in mine)
-        lines.append([name, _minutes(total), *(_minutes(statistics.fmean(one)) if one else "-" for one in cells)])
+        total = statistics.median(sum(one.values()) for one in mine)
+        lines.append([name, _minutes(total), *(_minutes(statistics.median(one)) if one else "-" for one in cells)])
     machines = Counter(_machine(row["environment"]) for row in rows.values())
     where = "; ".join(f"{text} ({count} run{'s' * (count != 1)})" for text, count in machines.items())
     return (
-        "Minutes per run, mean; a stage that was taken from another run counts with the time that it took there. "
+        "Minutes per run, median, of all stages and of each; a stage that was taken from another run counts with the "
+        "time that it took there. "
         f"{where}.\n\n{_table(['method', 'all', *stages], lines)}"
     )
 

@@ -33,6 +33,9 @@ def test_entries_hold_means_intervals_chance_and_minutes(three_runs):
     )
     assert "changed_clothes" not in ours["clothes"]
     assert (ours["n"], ours["minutes"], ours["sweep"]) == (3, 1.5, "trial")
+    held_up = next(row for row in rows.values() if row["method"] == ours["method"])
+    held_up["seconds"]["teacher"] = 6000.0
+    assert tables.entries(sweep, rows)[0]["minutes"] == 1.5
     assert ours["chance"] == pytest.approx({"mAP": 0.025, "rank1": 0.0167})
 
 

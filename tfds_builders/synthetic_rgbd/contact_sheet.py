@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="contact_sheet", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", default="quick", help="name of a config")
-    parser.add_argument("--knobs", default="", help='changed knobs, for example "seed=1,body_spread=1.6"')
+    parser.add_argument("--knobs", default="", help='changed knobs, for example "seed=2,body_spread=1.3"')
     parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--first", type=int, default=0, help="first person of the split")
     parser.add_argument("--people", type=int, default=6, help="number of people")
