@@ -24,7 +24,9 @@ RECORDING_TYPES = {0: "unknown", STANDING: "standing", WALKING: "walking"}
 RGB = 1
 DEPTH = 2
 PAIRED = RGB | DEPTH
-IMAGES = ("rgb", "depth", "mask")
+IMAGE_TYPES = {"rgb": (np.uint8, 3), "depth": (np.uint16, 1), "mask": (np.uint8, 1)}
+"""Type and channels of the images, each [H, W, channels]."""
+IMAGES = tuple(IMAGE_TYPES)
 LABELS = ("person_id", "camera_id", "recording_id", "recording_type", "frame_id", "clothes_id")
 
 
@@ -56,9 +58,10 @@ def frame_features(**extra: tfds.features.FeatureConnector) -> tfds.features.Fea
     image = tfds.features.Image
     return tfds.features.FeaturesDict(
         {
-            "rgb": image(shape=(None, None, 3), dtype=np.uint8, encoding_format="png"),
-            "depth": image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
-            "mask": image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png"),
+            **{
+                name: image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
+                for name, (dtype, channels) in IMAGE_TYPES.items()
+            },
             "person_id": tfds.features.Scalar(np.int32),
             "camera_id": tfds.features.Scalar(np.int32),
             "recording_id": tfds.features.Scalar(np.int32),

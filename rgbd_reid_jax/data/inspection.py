@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rgbd_reid_jax.core import cpus
-from rgbd_reid_jax.data.records import IMAGES, LABELS, NAMES
+from rgbd_reid_jax.data.records import IMAGE_TYPES, IMAGES, LABELS, NAMES
 from tfds_builders import schema
 from tfds_builders.recorded.images import FARTHEST_MM
 
@@ -22,7 +22,6 @@ NEAREST_MM = 300
 """No person whose median depth is less is in view from head to hip: the unit is another one."""
 _FAR_SHARE = 0.01
 _CHUNK = 256  # records held at once
-_TYPES = {"rgb": (np.uint8, 3), "depth": (np.uint16, 1), "mask": (np.uint8, 1)}
 _BITS = {"rgb": schema.RGB, "depth": schema.DEPTH}
 
 
@@ -142,7 +141,7 @@ def _digest(image: np.ndarray) -> bytes:
 def _shape_faults(images: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     faults = []
     for name, image in images.items():
-        dtype, channels = _TYPES[name]
+        dtype, channels = IMAGE_TYPES[name]
         found = 1 if image.ndim == 2 else image.shape[2]
         if image.dtype != dtype or found != channels:
             wanted = f"{channels} x {np.dtype(dtype)}"

@@ -19,7 +19,8 @@ from rgbd_reid_jax.data.frames import NOWHERE, Frames, Placed
 from rgbd_reid_jax.data.sampling import SHUFFLE, Sampling, batch_rows
 
 _SPARE_BATCHES = 2  # prefetched beyond those that the threads work on
-_ROWS = "rows"
+ROWS = "rows"
+"""Of a batch: where its images lie on the devices, with `cache=device`."""
 _SIDE = {"rgb": 0, "depth": 1, "mask": 1}  # the column of the rows that an image comes from
 
 
@@ -56,7 +57,7 @@ class Fetch(grain.transforms.Map):
             names = [name for name in self._images if one_frame or _SIDE[name] == side]
             batch.update(self._frames.gather(mine[:, side], names))
         if self._placed:
-            batch[_ROWS] = self._frames.positions(mine).astype(np.int32)
+            batch[ROWS] = self._frames.positions(mine).astype(np.int32)
         batch.update({name: column[mine[:, 0]] for name, column in self._columns.items()})
         return batch
 
@@ -108,6 +109,6 @@ def with_images(batch: Mapping[str, Any], placed: Placed) -> dict[str, jax.Array
     """A batch whose images are `placed`'s where it holds rows of them; to be called under `jit`."""
     batch = dict(batch)
     if placed.arrays:
-        rows = batch.pop(_ROWS)
+        rows = batch.pop(ROWS)
         batch.update(placed.gather({name: rows[:, _SIDE[name]] for name in placed.arrays}))
     return batch

@@ -15,7 +15,7 @@ from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.png import decode_greys
 from tfds_builders import schema
 
-IMAGES = schema.IMAGES
+IMAGES, IMAGE_TYPES = schema.IMAGES, schema.IMAGE_TYPES
 LABELS = (*schema.LABELS, "modalities")
 NAMES = ("camera_name", "passage_name")
 """Texts that some datasets have and evaluation protocols use."""
@@ -26,7 +26,6 @@ _FLAGS = {
     "depth": cv2.IMREAD_UNCHANGED,
     "mask": cv2.IMREAD_UNCHANGED,
 }
-_DTYPES = {"rgb": np.uint8, "depth": np.uint16, "mask": np.uint8}
 _TOGETHER = 8  # records that are read before their images are decoded: they fit a core's caches
 _IN_A_ROW = 512  # records that are read at once for their labels, which takes a third of the time
 
@@ -106,10 +105,9 @@ class Records:
             if image is None:
                 raise self._damaged(row, f"its {name} image cannot be decoded")
             shaped = image if image.ndim == 3 else image[:, :, None]
-            if shaped.dtype != _DTYPES[name] or shaped.shape[2] != (3 if name == "rgb" else 1):
-                raise self._damaged(
-                    row, f"{name} is {shaped.dtype} {list(shaped.shape)}, not {np.dtype(_DTYPES[name])}"
-                )
+            dtype, channels = IMAGE_TYPES[name]
+            if shaped.dtype != dtype or shaped.shape[2] != channels:
+                raise self._damaged(row, f"{name} is {shaped.dtype} {list(shaped.shape)}, not {np.dtype(dtype)}")
             yield shaped
 
     def _damaged(self, row: int, what: str) -> InputError:

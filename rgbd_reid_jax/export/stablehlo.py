@@ -13,12 +13,11 @@ import jax.export
 import numpy as np
 
 from rgbd_reid_jax.core import files
+from rgbd_reid_jax.data.records import IMAGE_TYPES
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES, Encoder
 from rgbd_reid_jax.models.pair import embedding_width
 
 CARD_SCHEMA = 2
-_CHANNELS = {"rgb": 3, "depth": 1, "mask": 1}
-_DTYPES = {"rgb": "uint8", "depth": "uint16", "mask": "uint8"}
 _MEANING = {
     "rgb": "sRGB colour, 0..255",
     "depth": "depth along the optical axis, millimetres, 0 = invalid",
@@ -58,8 +57,9 @@ def export_encoder(
     meaning = _MEANING | {"mask": _MASK_MEANING[encoder.spec.depth_representation]}
     height, width = size
     (batch,) = jax.export.symbolic_shape("batch")
+    types = {name: (np.dtype(IMAGE_TYPES[name][0]), IMAGE_TYPES[name][1]) for name in names}
     inputs = {
-        name: jax.ShapeDtypeStruct((batch, height, width, _CHANNELS[name]), np.dtype(_DTYPES[name])) for name in names
+        name: jax.ShapeDtypeStruct((batch, height, width, channels), dtype) for name, (dtype, channels) in types.items()
     }
     embed = functools.partial(encoder.answer, *jax.device_get((params, batch_stats)))
     program = jax.export.export(jax.jit(embed), platforms=platforms)(inputs).serialize()
@@ -72,11 +72,11 @@ def export_encoder(
         "modality": encoder.modality,
         "inputs": {
             name: {
-                "shape": ["batch", height, width, _CHANNELS[name]],
-                "dtype": _DTYPES[name],
+                "shape": ["batch", height, width, channels],
+                "dtype": dtype.name,
                 "meaning": meaning[name],
             }
-            for name in names
+            for name, (dtype, channels) in types.items()
         },
         "outputs": {
             name: {"shape": ["batch", embedding_width(encoder.model)], "dtype": "float32"} for name in encoder.answers

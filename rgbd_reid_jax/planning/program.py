@@ -16,6 +16,8 @@ from rgbd_reid_jax.core.mesh import batch_sharding, check_batch, make_mesh, repl
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.dataset import dataset_config
 from rgbd_reid_jax.data.frames import NOWHERE, Placed
+from rgbd_reid_jax.data.pipeline import ROWS
+from rgbd_reid_jax.data.records import IMAGE_TYPES
 from rgbd_reid_jax.models.pair import embedding_width
 from rgbd_reid_jax.planning.hlo import Collective, axes_of, collectives
 from rgbd_reid_jax.planning.topology import Slice
@@ -24,8 +26,6 @@ from rgbd_reid_jax.stages.step import StageStep, abstract_variables, parted, sta
 from rgbd_reid_jax.training.loop import compiled_step
 from rgbd_reid_jax.training.state import create_state
 
-_IMAGES: dict[str, tuple[int, Any]] = {"rgb": (3, jnp.uint8), "depth": (1, jnp.uint16), "mask": (1, jnp.uint8)}
-_ROWS = "rows"  # of images on the devices, in a batch (`data.pipeline`)
 _FOLDER_PEOPLE, _UNKNOWN_FRAMES = 100, 10_000
 
 
@@ -216,14 +216,14 @@ def step_arguments(
         given["teacher"] = jax.tree.map(lambda leaf: of(leaf.shape, leaf.dtype, whole), teacher)
     found = {name: columns[name] for name in step.columns}
     placed = NOWHERE
-    sizes = {name: (data.height, data.width, _IMAGES[name][0]) for name in step.images}
+    sizes = {name: (data.height, data.width, IMAGE_TYPES[name][1]) for name in step.images}
     if settings.dataset.cache == "device":
-        found[_ROWS] = of((batch, 2), jnp.int32)
+        found[ROWS] = of((batch, 2), jnp.int32)
         flat = {name: (data.frames, size[0] * size[1] * size[2]) for name, size in sizes.items()}
-        arrays: Any = {name: of(shape, _IMAGES[name][1], whole) for name, shape in flat.items()}
+        arrays: Any = {name: of(shape, IMAGE_TYPES[name][0], whole) for name, shape in flat.items()}
         placed = Placed(arrays, tuple(sizes.items()))
     else:
-        found |= {name: of((batch, *size), _IMAGES[name][1]) for name, size in sizes.items()}
+        found |= {name: of((batch, *size), IMAGE_TYPES[name][0]) for name, size in sizes.items()}
     return state, found, placed, {name: given[name] for name in step.given}, running
 
 
