@@ -58,13 +58,13 @@ def test_a_dataset_whose_files_are_not_given(capsys, tmp_path):
 
 
 def job(
-    protocol: str, stages: tuple[str, ...] = ("teacher", "evaluation"), *, multi_frame: bool = False, **columns: Any
+    protocol: str, stages: tuple[str, ...] = ("teacher", "evaluation"), *, multi_frame: bool = False, columns: Any = ()
 ) -> Any:
     """A run whose validation people are seen by two cameras, its test people by one."""
     frames = {"validation": {"camera_id": [0, 1, 0, 1]}, "test": {"camera_id": [0, 0, 0, 0]}}
     common = {"person_id": [1, 1, 2, 2], "recording_id": [1, 2, 3, 4], "frame_id": [0, 0, 0, 0]}
     labels = {
-        split: {name: np.array(column) for name, column in {**common, **own, **columns}.items()}
+        split: {name: np.array(column) for name, column in {**common, **own, **dict(columns)}.items()}
         for split, own in frames.items()
     }
     evaluation = types.SimpleNamespace(protocol=protocol, splits=("validation", "test"), multi_frame=multi_frame)
@@ -90,9 +90,9 @@ def test_test_people_are_looked_at_before_training_too():
 def test_what_is_ranked_is_looked_at_where_that_is_recordings():
     """Frames of one recording each are no twins; as recordings they are, and their twins alone are left."""
     one_each = {"recording_id": [1, 1, 2, 2], "camera_id": [0, 0, 0, 0], "frame_id": [0, 1, 0, 1]}
-    check_evaluation(job("twin_excluded", **one_each))
+    check_evaluation(job("twin_excluded", columns=one_each))
     with pytest.raises(InputError, match=r"protocol twin_excluded \(.* leaves none of the 2 queries"):
-        check_evaluation(job("twin_excluded", multi_frame=True, **one_each))
+        check_evaluation(job("twin_excluded", multi_frame=True, columns=one_each))
     differing = {**one_each, "clothes_id": [0, 1, 0, 0]}
     with pytest.raises(InputError, match="validation rgb: the frames of recording_id 1 differ in clothes_id"):
-        check_validation(job("twin_excluded", multi_frame=True, **differing), "teacher")
+        check_validation(job("twin_excluded", multi_frame=True, columns=differing), "teacher")
