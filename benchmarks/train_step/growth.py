@@ -2,7 +2,8 @@
 
     python benchmarks/train_step/growth.py --output growth.json --picture growth.png
 
-Of the main job on the embedded dataset (any run of it builds that), on this machine's devices.
+Steps of the main job's network under the paper's recipe, on random images; all else of the main job on the embedded
+dataset (any run of it builds that). On this machine's devices.
 """
 
 import argparse

@@ -8,10 +8,10 @@ distillation, in both directions, from the paper's other teacher, of triplets.
         --sweep=configs/sweeps/paper_grid.py:robotpku,PKU,resnet50.pth
 
 The argument is `DATASET,FOLDER,WEIGHTS`: `biwi` or `robotpku`; the folder of its own files, which every fold is built
-from when it is first needed and which must hold the published splits.json (docs/datasets.md); and torchvision's
-ImageNet weights, from which the paper starts and which are not downloaded. Without WEIGHTS networks start from random
-ones, without FOLDER the dataset has to be built already. Either dataset alone is one `--sweep`; scores of different
-datasets stand in tables of their own.
+from when it is first needed, with the published splits.json (docs/datasets.md: in the prepared layout, of BIWI also
+beside Training/ and Testing/); and torchvision's ImageNet weights, from which the paper starts and which are not
+downloaded. Without WEIGHTS networks start from random ones; with FOLDER empty the dataset has to be built already.
+Either dataset alone is one `--sweep`; scores of different datasets stand in tables of their own.
 
 Ranked by unit vectors: `agw`, attention and `mutual`, whose losses compare directions. By raw distances, as the
 paper's: all others. The difference between attention and the distilled pair holds that too; what gates add is the
@@ -28,6 +28,7 @@ from typing import Any
 _BENCHMARK = runpy.run_path(str(pathlib.Path(__file__).with_name("benchmark.py")))
 _NAMES = {"biwi": "BIWI RGBD-ID", "robotpku": "RobotPKU RGBD-ID"}
 FOLDS = range(5)
+_BESIDE = {"biwi": ("images", "Training"), "robotpku": ("images",)}  # where a splits.json is read: prepared, BIWI's own
 
 
 def _others(data: str) -> list[dict[str, Any]]:
@@ -45,6 +46,17 @@ def _others(data: str) -> list[dict[str, Any]]:
     return found
 
 
+def _check_splits(data: str, folder: str) -> None:
+    """Raises ValueError where the folder lacks the published folds: other splits are the same in each."""
+    root = pathlib.Path(os.path.expanduser(folder))
+    found = (path.parent for pattern in ("splits.json", "*/splits.json") for path in root.glob(pattern))
+    if not any((place / name).is_dir() for place in found for name in _BESIDE[data]):
+        raise ValueError(
+            f"{folder} has no splits.json beside {' or '.join(_BESIDE[data])}/, so nothing says who is in which fold; "
+            "add the published file"
+        )
+
+
 def get_sweep(argument: str = "biwi") -> dict[str, Any]:
     """The sweep of `DATASET[,FOLDER[,WEIGHTS]]`."""
     data, *files = argument.split(",")
@@ -52,8 +64,8 @@ def get_sweep(argument: str = "biwi") -> dict[str, Any]:
         raise ValueError(
             f"argument {argument!r} must be DATASET,FOLDER,WEIGHTS, the dataset one of: {', '.join(_NAMES)}"
         )
-    if files and not any(pathlib.Path(os.path.expanduser(files[0])).rglob("splits.json")):
-        raise ValueError(f"{files[0]} holds no splits.json, which says who is in which fold; add the published file")
+    if files and files[0]:
+        _check_splits(data, files[0])
     overrides = dict(zip(("dataset.manual_dir", "model.pretrained"), files, strict=False))
     methods = [{**one, "overrides": overrides} for one in (*_BENCHMARK["methods"](data), *_others(data))]
     return {

@@ -8,7 +8,7 @@ from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.errors import OutOfMemory
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.planning.measure import memory_of
-from rgbd_reid_jax.planning.program import TooLarge, assumed_data, batch_unit, compile_step
+from rgbd_reid_jax.planning.program import TooLarge, assumed_data, batch_unit, compile_step, least_batch
 from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import attached
 from rgbd_reid_jax.stages.job import Job
@@ -43,9 +43,9 @@ def message(job: Job, error: OutOfMemory) -> str:
         say(stage, f"a batch of {batch} takes {program.peak / 1e6:.1f} of {limit / 1e6:.1f} MB a device")
         return program.peak <= limit
 
-    found, _ = largest(fits, unit, 0, error.batch_size // 2)
+    found, refused = largest(fits, unit, 0, error.batch_size // 2, least_batch(settings, stage))
     if not found:
-        return f"{error}; not even a batch of {unit} fits, so try --config.model.remat=True or a larger mesh.fsdp"
+        return f"{error}; not even a batch of {refused} fits, so try --config.model.remat=True or a larger mesh.fsdp"
     mend = f"--config.training.{stage}.batch_size={found}"
     if grouped:
         mend += f" --config.training.{stage}.sampling.people={found // wanted.sampling.frames}"

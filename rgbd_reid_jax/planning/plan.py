@@ -19,6 +19,7 @@ from rgbd_reid_jax.planning.program import (
     batch_unit,
     compile_step,
     lacking,
+    least_batch,
     whole_batches,
 )
 from rgbd_reid_jax.planning.roofline import Times, step_times
@@ -189,7 +190,7 @@ class Planner:
             program = plan.found.program
             fixed = program.arguments + program.code
             guess = int(plan.batch * (limit - fixed) / max(program.peak - fixed, 1))
-        return largest(fits, unit, start, guess)
+        return largest(fits, unit, start, guess, least_batch(self._settings, stage))
 
 
 def _share_of(settings: Settings, stage: str, share: int) -> Settings:

@@ -241,11 +241,15 @@ def _why(error: Exception) -> str:
 
 
 def batch_unit(settings: Settings, stage: str, devices: int) -> int:
-    """What global batches of a stage are multiples of: devices and parts divide them, parts have two rows or more."""
+    """What every global batch of a stage is a multiple of: its devices, micro-batches and norm groups divide it."""
     wanted = settings.training[stage]
-    parts = wanted.micro_batches * wanted.norm_groups
-    unit = wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
-    return 2 * unit if unit == parts > 1 else unit
+    return wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
+
+
+def least_batch(settings: Settings, stage: str) -> int:
+    """The fewest rows of a global batch: parts that are normalised by themselves have two each."""
+    parts = settings.training[stage].micro_batches * settings.training[stage].norm_groups
+    return 2 * parts if parts > 1 else 1
 
 
 def whole_batches(settings: Settings, stage: str, where: Slice, per_chip: int) -> int:

@@ -61,13 +61,14 @@ def test_every_try_for_the_largest_batch_divides_among_chips_and_groups(compiled
     assert all(batch % 24 == 0 for count, batch, *_ in compiled if count == 8)
 
 
-@pytest.mark.parametrize(
-    ("options", "devices", "unit"),
-    [({}, 1, 1), ({"micro_batches": 8}, 1, 16), ({"micro_batches": 8}, 4, 32), ({"norm_groups": 4}, 4, 8)],
-)
-def test_the_least_batch_is_one_that_a_run_takes(options, devices, unit):
+def test_the_least_batch_is_one_that_a_run_takes(compiled):
     """Of parts that are normalised by themselves each has two rows."""
-    assert planning.batch_unit(settings_of(**options), "teacher", devices) == unit
+    chip = Chip("test", 2.0, {"bfloat16": 1e12}, 1e11, 1e10, 1e-6, 0, "by hand")
+    planner = planning.Planner(settings_of(batch_size=64, micro_batches=8))
+    made = planner.plan("teacher", Slice("attached", jax.devices()[:4], chip, (4,)))
+    assert made.bounds == (0, 32)
+    planner = planning.Planner(settings_of(batch_size=96, norm_groups=12))
+    assert planner.plan("teacher", Slice("attached", jax.devices()[:4], chip, (4,))).bounds == (0, 24)
 
 
 def test_what_was_compiled_is_not_compiled_again(compiled):

@@ -27,6 +27,14 @@ def test_nothing_fits():
     assert largest(lambda _: False, 8, 0, 64) == (0, 8)
 
 
+@pytest.mark.parametrize("guess", [0, 40, 64])
+@pytest.mark.parametrize(("limit", "found"), [(8, (0, 24)), (23, (0, 24)), (24, (24, 32)), (47, (40, 48))])
+def test_no_number_below_the_least_is_asked_for(limit, found, guess):
+    asked = []
+    assert largest(lambda number: asked.append(number) or number <= limit, 8, 0, guess, least=20) == found
+    assert min(asked) >= 24
+
+
 def test_a_good_guess_needs_few_tries():
     tried = []
 

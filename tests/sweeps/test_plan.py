@@ -212,6 +212,7 @@ def test_the_grid_of_the_paper_is_one_command(tmp_path):
     """Two datasets, both directions, five folds, all methods; every one from the given files."""
     weights = tmp_path / "resnet50.pth"
     weights.touch()
+    (tmp_path / "images").mkdir()
     (tmp_path / "splits.json").touch()
     grid = [f"configs/sweeps/paper_grid.py:{data},{tmp_path},{weights}" for data in ("biwi", "robotpku")]
     first, second = read_sweeps(grid)
@@ -230,9 +231,14 @@ def test_the_grid_of_the_paper_is_one_command(tmp_path):
         read_sweep("configs/sweeps/paper_grid.py:tvrid")
     with pytest.raises(InputError, match="is no file; give a"):
         read_sweep(f"{grid[0]}x")
+    (tmp_path / "images").rename(tmp_path / "Training")  # of a raw tree BIWI's splits alone are read
+    read_sweep(grid[0])
+    with pytest.raises(InputError, match=r"has no splits\.json beside images/, so nothing says who is in which fold"):
+        read_sweep(grid[1])
     (tmp_path / "splits.json").unlink()
-    with pytest.raises(InputError, match=r"holds no splits\.json, which says who is in which fold"):
+    with pytest.raises(InputError, match=r"has no splits\.json beside images or Training/"):
         read_sweep(grid[0])
+    assert read_sweep(f"configs/sweeps/paper_grid.py:biwi,,{weights}").name == "paper_biwi"  # built already
 
 
 def test_sweeps_that_would_write_to_one_place_are_refused(write):
