@@ -1,6 +1,7 @@
 """The evaluation protocol against the labels, before any training: it must leave queries something to find."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,10 +33,10 @@ def check_evaluation(job: Job) -> None:
 
 
 def _check(job: Job, split: str, directions: Iterable[tuple[str, str]]) -> None:
+    labels = functools.cache(lambda modality: _labels(job, split, modality))
     for query, gallery in directions:
         where = f"{job.dataset.info.full_name} {split} {query}_to_{gallery}"
-        query_labels, gallery_labels = (_labels(job, split, modality) for modality in (query, gallery))
-        check_galleries(query_labels, gallery_labels, job.settings.evaluation.protocol, where)
+        check_galleries(labels(query), labels(gallery), job.settings.evaluation.protocol, where)
 
 
 def _labels(job: Job, split: str, modality: str) -> Mapping[str, Any]:

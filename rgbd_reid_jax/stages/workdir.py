@@ -10,7 +10,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 from rgbd_reid_jax.core import files
@@ -19,7 +19,6 @@ from rgbd_reid_jax.core.errors import InputError
 
 # Where data are kept and how devices are shared out does not change what a run computes.
 _PLACES = ("data_dir", "manual_dir", "cache", "workers", "mesh")
-_ROUNDING = "evaluation.batch_size is "  # a difference of rounding alone, and a mend where memory is short
 _NEW_FOLDER = "choose another --workdir"
 
 
@@ -98,15 +97,16 @@ class Workdir:
             InputError: something was computed here with another configuration.
         """
         path = self.path / "config.json"
-        found = differences(files.read_json(path, _NEW_FOLDER), plain(config)) if path.exists() else []
-        refused = that_matter(found)
+        there = path.exists()
+        old = files.read_json(path, _NEW_FOLDER) if there else {}
+        refused = differences(computed(old), computed(config)) if there else []
         if refused and self._begun():
             raise InputError(
                 f"workdir {self.path} holds another configuration's run ({'; '.join(refused[:3])}"
                 f"{'; ...' if len(refused) > 3 else ''}); choose another --workdir, where --reuse={self.path} takes "
                 "the finished training stages that fit"
             )
-        if found or not path.exists():
+        if not there or differences(old, plain(config)):
             files.write_json(path, plain(config))
 
     @by_first
@@ -221,9 +221,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def that_matter(found: Sequence[str]) -> list[str]:
-    """Of `differences` between configurations, those after which a run would compute something else."""
-    return [one for one in found if not one.startswith(_ROUNDING)]
+def computed(config: Any) -> Any:
+    """What a configuration says of what is computed: `plain` without what changes rounding alone.
+
+    That is `evaluation.batch_size`, a mend where memory is short.
+    """
+    found = plain(config)
+    if isinstance(found, Mapping) and isinstance(found.get("evaluation"), Mapping):
+        kept = {name: value for name, value in found["evaluation"].items() if name != "batch_size"}
+        return {**found, "evaluation": kept}
+    return found
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

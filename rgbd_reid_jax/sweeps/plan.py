@@ -17,7 +17,7 @@ from typing import Any
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.metrics.embeddings import DIRECTIONS
-from rgbd_reid_jax.stages.workdir import plain
+from rgbd_reid_jax.stages.workdir import computed
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # names become folders, and stand in comma-separated lists
 _OWN_STAGES = "stages"
@@ -323,8 +323,7 @@ def digest(content: Mapping[str, Any]) -> str:
         content: a configuration's plain content. Seeds of network and data, where data are kept, and what changes
             rounding alone do not count.
     """
-    kept = {name: value for name, value in plain(content).items() if name != "seed"}
-    kept["evaluation"] = {name: value for name, value in kept["evaluation"].items() if name != "batch_size"}
+    kept = {name: value for name, value in computed(content).items() if name != "seed"}
     kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name != "knobs"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

@@ -19,7 +19,7 @@ from rgbd_reid_jax.core import files
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.core.progress import format_seconds, say
 from rgbd_reid_jax.core.signals import StopRequest
-from rgbd_reid_jax.stages.workdir import differences, plain, that_matter
+from rgbd_reid_jax.stages.workdir import computed, differences
 from rgbd_reid_jax.sweeps.plan import Task
 
 _POLL_S = 0.1
@@ -64,11 +64,11 @@ def check_workdirs(tasks: Sequence[Task], base: pathlib.Path) -> None:
         folder = task.workdir(base)
         if not any((folder / name).exists() for name in ("checkpoints", "stages")):
             continue
-        content = plain(cli.configuration(task.method.arguments(task.run)))
+        content = computed(cli.configuration(task.method.arguments(task.run)))
         mend = "delete that folder or choose another --workdir"
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds a run without config.json; {mend}")
-        found = that_matter(differences(files.read_json(folder / "config.json", mend), content))
+        found = differences(computed(files.read_json(folder / "config.json", mend)), content)
         if found:
             raise InputError(f"{folder} holds a run of other settings ({found[0]}); {mend}")
 
