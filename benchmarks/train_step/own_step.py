@@ -13,10 +13,11 @@ import numpy as np
 from server import arguments, resident_peak, serve
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.compiler import compiler_options
 from rgbd_reid_jax.core.mesh import make_mesh, replicated, shard_batch, shardings
 from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.stages.checks import read_settings
-from rgbd_reid_jax.stages.step import parted, stage_step
+from rgbd_reid_jax.stages.step import parted, preparation, stage_step
 from rgbd_reid_jax.stages.table import STAGES
 from rgbd_reid_jax.training import objectives
 from rgbd_reid_jax.training.loop import compiled_step
@@ -70,7 +71,10 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
         if jax.default_backend() == "cpu":  # once for all batches, as an extraction does
             prepare = jax.jit(lambda params, stats: model.prepared(params, stats, case["height"], case["width"], "rgb"))
             weights = ({**weights[0], PREPARED: prepare(*weights)}, weights[1])
-        embed = jax.jit(lambda params, stats, images: model.embed(params, stats, images, "rgb"))
+        embed = jax.jit(
+            lambda params, stats, images: model.embed(params, stats, images, "rgb"),
+            compiler_options=compiler_options(mesh),
+        )
         embed = embed.lower(*weights, images).compile()
         return lambda: embed(*weights, images), facts | work(embed)
     trainable, frozen, running = parted(settings.training[stage], params)
@@ -83,11 +87,19 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
         names.add(settings.training["teacher"].modality)
         given["teacher"] = jax.device_put((params, batch_stats), replicated(mesh))
     rows = shard_batch({name: batch[name] for name in names}, mesh)
+
+    def prepare(name: str, frozen: Any) -> Any:  # once for all steps, as a run does
+        modality = settings.training[name].modality
+        return jax.jit(preparation(settings, step, modality, frozen, mesh))(params, batch_stats)
+
+    ready = prepare(stage, frozen)
+    if given:
+        given["teacher"] = {**given["teacher"][0], **prepare("teacher", params)}, given["teacher"][1]
     function = compiled_step(step.objective(running), step.optimizer, state, mesh)
-    function = function.lower(holder["state"], rows, given=given).compile()
+    function = function.lower(holder["state"], rows, given=given, prepared=ready).compile()
 
     def one() -> Any:
-        holder["state"], figures = function(holder["state"], rows, given=given)
+        holder["state"], figures = function(holder["state"], rows, given=given, prepared=ready)
         return figures
 
     return one, facts | work(function) | {"trainable": sum(leaf.size for leaf in jax.tree.leaves(trainable))}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgbd_reid_jax.core.compiler import compiler_options
 from rgbd_reid_jax.core.errors import memory_for
 from rgbd_reid_jax.core.mesh import batch_sharding, make_mesh, replicated
 from rgbd_reid_jax.evaluation.embed import Encoder
@@ -72,7 +73,7 @@ class Comparison:
             )
             return jnp.sqrt(jnp.sum((rgb - depth) ** 2, axis=1))
 
-        self._distance = jax.jit(distance)
+        self._distance = jax.jit(distance, compiler_options=compiler_options(self._mesh))
 
     def sides(self, sets: Mapping[str, Compared]) -> dict[str, Embeddings]:
         """What is ranked: the embeddings, or their means over recordings."""

@@ -8,6 +8,7 @@ import grain
 import jax
 import numpy as np
 
+from rgbd_reid_jax.core.compiler import compiler_options
 from rgbd_reid_jax.core.distributed import replicate
 from rgbd_reid_jax.core.errors import memory_for
 from rgbd_reid_jax.core.mesh import replicated, shard_batch
@@ -113,7 +114,7 @@ class Embedder:
         def embed(params: Any, batch_stats: Any, batch: Mapping[str, Any], placed: Placed) -> Outputs:
             return encoder.outputs(params, batch_stats, with_images(batch, placed))
 
-        self._embed = jax.jit(embed, out_shardings=replicated(mesh))
+        self._embed = jax.jit(embed, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
         self._prepare = jax.jit(encoder.prepared, out_shardings=replicated(mesh))
 
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> dict[str, np.ndarray]:

@@ -1,12 +1,13 @@
 """Convolutions that are fast on a CPU too.
 
-On accelerators and in bfloat16 a convolution is XLA's. XLA's on CPUs are slow with few channels, on narrow maps and in
-gradients of 1x1 kernels; there float32 takes, by the shapes alone and never by the batch size:
+On accelerators and in bfloat16 a convolution is XLA's. On CPUs float32 takes other forms where XLA's are slower, by the
+shapes alone and never by the batch size:
 
-- 3x3 kernels of stride 1 and padding 1, from 64 channels: Winograd's filtering (`winograd.py`).
-- of the others 1x1 kernels, 3x3 kernels of stride 2 from 8 channels, and outputs narrower than the kernel, where XLA's
-  loops take a hundred times as long: one product, with the image's parts under the kernel's places side by side.
-- the 5x5 kernel on an image's few channels: two columns are read as one of twice the channels, which moves no data.
+- 3x3 kernels of stride 1 and padding 1: Winograd's filtering (`winograd.py`), from 64 channels, in the kernel's
+  gradient from 128.
+- of the others the kernel's gradient of 1x1, the image's of 3x3 with stride 2, and all where the output is narrower
+  than the kernel, for which XLA's loops take a hundred times as long: one product, with the image's parts under the
+  kernel's places side by side.
 
 What Winograd's filtering computes from kernels alone can be given, to be shared by many batches (`prepared`).
 """
@@ -28,9 +29,8 @@ PREPARED = "prepared"
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW = 8  # channels of an image: below, parts side by side are too short to copy fast
 _MANY = 64  # channels from which Winograd pays: its sums grow with them, its products with their square
-_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places, and but in kernel gradients channels, from which its larger tiles pay
+_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay; channels for its gradient
 
 Form = Callable[..., jax.Array]
 
@@ -48,7 +48,8 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> j
     Returns:
         The same dtype, [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
-    return _by_platform(*_forms(stride, padding), x, kernel)
+    quick, plain = (functools.partial(form, stride=stride, padding=padding) for form in (_quick, _plain))
+    return _by_platform(quick, plain, x, kernel)
 
 
 def _forward(
@@ -61,17 +62,22 @@ def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    quick, plain = _forms(stride, padding)
-    images, kernels = functools.partial(_image_gradient, quick), functools.partial(_kernel_gradient, quick)
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    images, kernels = functools.partial(_image_gradient, plain), functools.partial(_kernel_gradient, plain)
+    quick_images, quick_kernels = images, kernels
+    size, narrow = kernel.shape[0], _narrow(x, kernel, stride, padding)
     if _tiled(kernel, stride, padding):
-        images = functools.partial(_tiled_image_gradient, _tiles(x, kernel, _LARGE_KERNEL))
-        kernels = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel, _MANY))
-    elif _at_once(x, kernel, stride, padding):
-        kernels = functools.partial(_kernel_gradient_at_once, stride, padding)
+        quick_images = functools.partial(_tiled_image_gradient, _tiles(x, kernel))
+    elif narrow or (size, stride) == (3, 2):
+        quick_images = functools.partial(_image_gradient, functools.partial(_at_once, stride=stride, padding=padding))
+    if _tiled(kernel, stride, padding) and min(kernel.shape[2:]) >= _LARGE_KERNEL:
+        quick_kernels = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel))
+    elif narrow or size == 1:
+        quick_kernels = functools.partial(_kernel_gradient_at_once, stride, padding)
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
     return (
-        _by_platform(images, functools.partial(_image_gradient, plain), x, kernel, gradient),
-        _by_platform(kernels, functools.partial(_kernel_gradient, plain), x, kernel, gradient),
+        _by_platform(quick_images, images, x, kernel, gradient),
+        _by_platform(quick_kernels, kernels, x, kernel, gradient),
     )
 
 
@@ -82,14 +88,17 @@ def prepared(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> wino
     """What CPUs compute for a convolution from its kernel alone, for `prepared_convolution`; empty where nothing."""
     if x.dtype != jnp.float32 or not _tiled(kernel, stride, padding):
         return []
-    return winograd.kernel_transform(_tiles(x, kernel, _LARGE_KERNEL), kernel)
+    return winograd.kernel_transform(_tiles(x, kernel), kernel)
 
 
 def prepared_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, stride: int, padding: int) -> jax.Array:
     """`convolution` with what `prepared` gave for images of the same shape: many batches share that work."""
-    if not given:
-        return convolution(x, kernel, stride, padding)
-    form = _tiles(x, kernel, _LARGE_KERNEL)
+    return _given_convolution(x, kernel, given, stride, padding) if given else convolution(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _given_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, stride: int, padding: int) -> jax.Array:
+    form = _tiles(x, kernel)
     plain = functools.partial(_plain, stride=stride, padding=padding)
     return lax.platform_dependent(
         x,
@@ -100,11 +109,31 @@ def prepared_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, 
     )
 
 
-def _forms(stride: int, padding: int) -> tuple[Form, Form]:
-    """CPUs' convolution and the other platforms'."""
-    return functools.partial(_quick, stride=stride, padding=padding), functools.partial(
-        _plain, stride=stride, padding=padding
+def _given_forward(
+    x: jax.Array, kernel: jax.Array, given: winograd.Grid, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, winograd.Grid]]:
+    return _given_convolution(x, kernel, given, stride, padding), (x, kernel, given)
+
+
+def _given_backward(
+    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array, winograd.Grid], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, winograd.Grid]:
+    """What is given depends on the kernel, so all of the gradient is the kernel's."""
+    x, kernel, given = residuals
+    form = _tiles(x, kernel)
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    images = lax.platform_dependent(
+        x,
+        kernel,
+        given,
+        gradient,
+        cpu=lambda x, kernel, given, gradient: winograd.given_image_gradient(form, given, gradient),
+        default=lambda x, kernel, given, gradient: _image_gradient(plain, x, kernel, gradient),
     )
+    return images, _backward(stride, padding, (x, kernel), gradient)[1], jax.tree.map(jnp.zeros_like, given)
+
+
+_given_convolution.defvjp(_given_forward, _given_backward)
 
 
 def _by_platform(quick: Form, plain: Form, *arguments: jax.Array) -> jax.Array:
@@ -127,19 +156,21 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Ar
 
 def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     if _tiled(kernel, stride, padding):
-        return winograd.convolution(_tiles(x, kernel, _LARGE_KERNEL), x, kernel)
-    if _at_once(x, kernel, stride, padding):
-        return product(_side_by_side(x, kernel.shape[0], stride, padding), kernel.reshape(-1, kernel.shape[3]))
-    if kernel.shape[2] < _FEW and kernel.shape[0] == 5 and stride == 2 and x.shape[2] % 2 == 0:
-        return _in_pairs(x, kernel, padding)
+        return winograd.convolution(_tiles(x, kernel), x, kernel)
+    if _narrow(x, kernel, stride, padding):
+        return _at_once(x, kernel, stride, padding)
     return _plain(x, kernel, stride, padding)
 
 
-def _at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
-    """Whether one product is taken."""
+def _narrow(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    """Whether the output is narrower than the kernel."""
     size = kernel.shape[0]
-    narrow = min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
-    return size == 1 or narrow or (size == 3 and stride == 2 and kernel.shape[2] >= _FEW)
+    return min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
+
+
+def _at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """One product."""
+    return product(_side_by_side(x, kernel.shape[0], stride, padding), kernel.reshape(-1, kernel.shape[3]))
 
 
 def _side_by_side(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
@@ -161,30 +192,13 @@ def _kernel_gradient_at_once(
     return summed_product(parts, gradient).reshape(kernel.shape)
 
 
-def _in_pairs(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
-    """A convolution of stride 2, with two columns read as one of twice the channels."""
-    batch, height, width, channels = x.shape
-    size, left = kernel.shape[0], padding % 2  # the kernel's first column is the second of a pair if padding is odd
-    right = (left + size) % 2
-    kernel = jnp.pad(kernel, ((0, 0), (left, right), (0, 0), (0, 0)))
-    kernel = kernel.reshape(size, -1, 2 * channels, kernel.shape[3])
-    before = (padding + left) // 2
-    columns = (width + 2 * padding - size) // 2 + 1
-    after = columns - 1 + kernel.shape[1] - before - width // 2
-    pairs = x.reshape(batch, height, width // 2, 2 * channels)
-    return lax.conv_general_dilated(
-        pairs, kernel, (2, 1), ((padding, padding), (before, after)), dimension_numbers=_LAYOUT
-    )
-
-
 def _tiled(kernel: jax.Array, stride: int, padding: int) -> bool:
     """Whether Winograd's form is taken."""
     return kernel.shape[0] == 3 and stride == 1 and padding == 1 and min(kernel.shape[2:]) >= _MANY
 
 
-def _tiles(x: jax.Array, kernel: jax.Array, channels: int) -> winograd.Filtering:
-    """Larger ones from so many channels on."""
-    large = min(x.shape[1:3]) >= _LARGE_MAP and min(kernel.shape[2:]) >= channels
+def _tiles(x: jax.Array, kernel: jax.Array) -> winograd.Filtering:
+    large = min(x.shape[1:3]) >= _LARGE_MAP and min(kernel.shape[2:]) >= _LARGE_KERNEL
     return winograd.F4 if large else winograd.F2
 
 

@@ -239,9 +239,10 @@ class Model:
         return self._evaluated(params, batch_stats, images, modality).embedding
 
     def prepared(self, params: Tree, batch_stats: Tree, height: int, width: int, modality: str = BOTH) -> Tree:
-        """What `embed`, `lower` and `upper` compute from the parameters alone, for many batches of images of one size.
+        """What a forward pass computes from the parameters alone, for many batches of images of one size.
 
-        They use it where `params[PREPARED]` holds it, on CPUs; accelerators do without.
+        All use it where `params[PREPARED]` holds it, on CPUs; accelerators do without. Kernels that train change: for
+        `train` it may hold those that are frozen alone.
         """
         images = jnp.zeros((2 if modality == BOTH else 1, height, width, 3))
         variables, mode = {"params": params, "batch_stats": batch_stats}, NormMode(train=False)
@@ -304,7 +305,8 @@ class Model:
 
         def run(stats: Tree, given: tuple[jax.Array, jax.Array]) -> tuple[Tree, Any]:
             x, dropout_key = given
-            variables, rngs = {"params": params, "batch_stats": stats}, {"dropout": dropout_key}
+            variables = {"params": params, "batch_stats": stats, PREPARED: params.get(PREPARED, {})}
+            rngs = {"dropout": dropout_key}
             mode = NormMode(True, running, self.norm_groups)
             output, updates = self._module().apply(
                 variables, x, mode, modality, *parts, rngs=rngs, mutable=["batch_stats"]

@@ -94,13 +94,17 @@ def convolution(form: Filtering, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def image_gradient(form: Filtering, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The image's gradient, [B, H, W, C], for the output's, [B, H, W, O].
+    """The image's gradient, [B, H, W, C], for the output's, [B, H, W, O]."""
+    return given_image_gradient(form, kernel_transform(form, kernel), gradient)
+
+
+def given_image_gradient(form: Filtering, kernel: Grid, gradient: jax.Array) -> jax.Array:
+    """`image_gradient` for a kernel of which `kernel_transform` was taken.
 
     Turning the kernel changes the order of the rows of G k G' and of its columns; the products contract the other
     channels, so that nothing is transposed.
     """
-    rows = kernel_transform(form, kernel)
-    return filtered(form, gradient, [[rows[i][j] for j in form.turned] for i in form.turned], 1)
+    return filtered(form, gradient, [[kernel[i][j] for j in form.turned] for i in form.turned], 1)
 
 
 def kernel_gradient(form: Filtering, x: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from rgbd_reid_jax.models.pair import embedding_width
 from rgbd_reid_jax.planning.hlo import Collective, axes_of, collectives
 from rgbd_reid_jax.planning.topology import Slice
 from rgbd_reid_jax.stages.settings import Settings
-from rgbd_reid_jax.stages.step import StageStep, abstract_variables, parted, stage_step
+from rgbd_reid_jax.stages.step import StageStep, abstract_variables, parted, preparation, stage_step
 from rgbd_reid_jax.training.loop import compiled_step
 from rgbd_reid_jax.training.state import create_state
 
@@ -151,11 +151,12 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
     parts = settings.training[stage].micro_batches
     check_batch(batch, mesh, f"training.{stage}.batch_size", parts)
     step = stage_step(settings, stage, data.identities)
-    state, rows, placed, given, running = step_arguments(settings, stage, step, mesh, batch, data)
+    state, *fixed, running = step_arguments(settings, stage, step, mesh, batch, data)
+    rows = fixed[0]
     began = time.perf_counter()
     try:
         function = compiled_step(step.objective(running), step.optimizer, state, mesh)
-        compiled = function.lower(state, rows, placed, given).compile()
+        compiled = function.lower(state, *fixed).compile()
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -189,11 +190,12 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
 
 def step_arguments(
     settings: Settings, stage: str, step: StageStep, mesh: jax.sharding.Mesh, batch: int, data: Data
-) -> tuple[Any, dict[str, Any], Placed, Any, frozenset[str]]:
+) -> tuple[Any, dict[str, Any], Placed, Any, Any, frozenset[str]]:
     """Shapes of what a run calls its step with, as they lie on its devices.
 
     Returns:
-        State, batch, images on the devices, what is given beside them, and the batch norms that keep their statistics.
+        State, batch, images on the devices, what is given beside them, what is prepared from frozen kernels, and the
+        batch norms that keep their statistics.
     """
     params, batch_stats = abstract_variables(settings, stage, data.identities)
     trainable, frozen, running = parted(settings.training[stage], params)
@@ -211,9 +213,18 @@ def step_arguments(
 
     columns = {"identity": of((batch,), jnp.int32), "target": of((batch, width), jnp.float32)}
     given = {"bank": of((data.frames, width), jnp.float32, whole)}
+
+    def prepared(name: str, frozen: Any, *weights: Any) -> Any:
+        found = preparation(settings, step, settings.training[name].modality, frozen, mesh)
+        return jax.eval_shape(found, *weights)
+
+    def everywhere(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: of(leaf.shape, leaf.dtype, whole), tree)
+
     if "teacher" in step.given:
         teacher = abstract_variables(settings, "teacher", data.identities)
-        given["teacher"] = jax.tree.map(lambda leaf: of(leaf.shape, leaf.dtype, whole), teacher)
+        more = prepared("teacher", teacher[0], *teacher)
+        given["teacher"] = everywhere(({**teacher[0], **more}, teacher[1]))
     found = {name: columns[name] for name in step.columns}
     placed = NOWHERE
     sizes = {name: (data.height, data.width, IMAGE_TYPES[name][1]) for name in step.images}
@@ -224,7 +235,8 @@ def step_arguments(
         placed = Placed(arrays, tuple(sizes.items()))
     else:
         found |= {name: of((batch, *size), IMAGE_TYPES[name][0]) for name, size in sizes.items()}
-    return state, found, placed, {name: given[name] for name in step.given}, running
+    fixed = everywhere(prepared(stage, frozen, params, batch_stats))
+    return state, found, placed, {name: given[name] for name in step.given}, fixed, running
 
 
 def _placed_as(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

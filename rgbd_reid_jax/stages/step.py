@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import optax
+from flax import traverse_util
 
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.data.frames import IMAGES
 from rgbd_reid_jax.evaluation.embed import RAW_IMAGES
 from rgbd_reid_jax.losses.weighted import BANK, LOGITS, MAPS, NEED_CLASSIFIER, used
+from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.models.network import Model
 from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.stages.settings import Settings, TrainingSettings
@@ -101,6 +103,41 @@ def parted(stage: TrainingSettings, params: Any) -> tuple[dict[str, Any], dict[s
     for part, statistics in ((frozen, stage.frozen_norm), (trainable, stage.trained_norm)):
         running |= norms(part) if statistics == "running" else frozenset()
     return trainable, frozen, running
+
+
+def preparation(
+    settings: Settings, step: StageStep, modality: str, frozen: Any, mesh: jax.sharding.Mesh
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """What a stage's convolutions compute on CPUs from frozen kernels alone, the same in each step.
+
+    Args:
+        settings: of the run.
+        step: of the stage.
+        modality: that its network sees.
+        frozen: parameters that stay.
+        mesh: all devices.
+
+    Returns:
+        A function of all parameters and the batch statistics, to a nested dict to be merged with the parameters; empty
+        where the devices have no use for it.
+    """
+    size, stay = settings.input, traverse_util.flatten_dict(frozen).keys()
+
+    def of(params: Any, batch_stats: Any, modality: str) -> dict[str, Any]:
+        return {PREPARED: step.network.prepared(params, batch_stats, size.height, size.width, modality)}
+
+    def prepare(params: Any, batch_stats: Any) -> dict[str, Any]:
+        if not stay or mesh.devices.flat[0].platform != "cpu":
+            return {}
+        if step.pair is None:
+            found = of(params, batch_stats, modality)
+        else:
+            found = {name: of(params[name], batch_stats[name], name) for name in MODALITIES}
+        flat = traverse_util.flatten_dict(found)
+        kernels = {path: tuple(part for part in path if part != PREPARED) for path in flat}
+        return traverse_util.unflatten_dict({path: one for path, one in flat.items() if kernels[path] in stay})
+
+    return prepare
 
 
 def abstract_variables(settings: Settings, name: str, num_identities: int) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
 from rgbd_reid_jax.core.distributed import on_first, replicate
 from rgbd_reid_jax.core.errors import InputError
-from rgbd_reid_jax.core.mesh import check_batch
+from rgbd_reid_jax.core.mesh import check_batch, replicated
 from rgbd_reid_jax.core.modalities import BOTH, MODALITIES
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.data.frames import Frames, identities
@@ -20,7 +20,7 @@ from rgbd_reid_jax.stages.galleries import check_validation
 from rgbd_reid_jax.stages.job import Job, encoder_weights
 from rgbd_reid_jax.stages.order import stands_on, training_order
 from rgbd_reid_jax.stages.settings import TrainingSettings, sees
-from rgbd_reid_jax.stages.step import StageStep, parted, stage_step
+from rgbd_reid_jax.stages.step import StageStep, parted, preparation, stage_step
 from rgbd_reid_jax.training.loop import Plan, train
 from rgbd_reid_jax.training.optimizer import make_schedule
 from rgbd_reid_jax.training.state import create_state
@@ -73,6 +73,9 @@ def run_student(job: Job) -> int | None:
         columns["target"] = towards_mean(target, labels, job.settings.training["student"].target_mean)
     known = {"teacher": teacher, "bank": columns.get("target")}
     given = replicate({name: known[name] for name in step.given}, job.mesh, "what the teacher knows")
+    if "teacher" in given:
+        params, batch_stats = given["teacher"]
+        given["teacher"] = {**params, **_prepared(job, step, taught, params, *given["teacher"])}, batch_stats
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         params, batch_stats = teacher
@@ -178,10 +181,17 @@ def _run(
     schedule = make_schedule(stage.optimizer, stage.steps)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
-        train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, placed, given)
+        fixed = placed, given, _prepared(job, step, stage.modality, frozen, params, batch_stats)
+        train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, *fixed)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best
+
+
+def _prepared(job: Job, step: StageStep, modality: str, frozen: Any, *weights: Any) -> dict[str, Any]:
+    """What `stages.step.preparation` gives for parameters and batch statistics, on the devices."""
+    prepare = preparation(job.settings, step, modality, frozen, job.mesh)
+    return jax.jit(prepare, out_shardings=replicated(job.mesh))(*replicate(weights, job.mesh, "weights"))
 
 
 def _check_above(job: Job, name: str) -> None:

@@ -48,7 +48,7 @@ def partition(params: Any, rules: Rules, source: str = "freeze") -> tuple[dict[s
 
 
 def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
-    """The whole parameters again."""
+    """The whole parameters again; or any two nested dicts that share no leaf."""
     flat = traverse_util.flatten_dict(trainable, sep="/") | traverse_util.flatten_dict(frozen, sep="/")
     return traverse_util.unflatten_dict(flat, sep="/")
 

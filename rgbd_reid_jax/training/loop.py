@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.compiler import compiler_options
 from rgbd_reid_jax.core.distributed import StopVote, place
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.core.mesh import FSDP, replicated, shard_batch, shardings
@@ -61,7 +62,8 @@ class Plan:
 def make_step(
     objective: Objective, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[..., Any]:
-    """One update as a pure function: (state, batch, images on the devices, what is given) to (state, figures).
+    """One update as a pure function: (state, batch, images on the devices, what is given, what is prepared) to (state,
+    figures).
 
     On a mesh whose `fsdp` is above 1 it gathers the parameters of a state that lies as `core.mesh.shardings` says,
     and updates each part where it is.
@@ -78,11 +80,15 @@ def make_step(
         return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
     def step(
-        state: TrainState, batch: dict[str, jax.Array], placed: Placed = NOWHERE, given: Any = None
+        state: TrainState,
+        batch: dict[str, jax.Array],
+        placed: Placed = NOWHERE,
+        given: Any = None,
+        prepared: Any = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = with_images(batch, placed)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        frozen = whole(state.frozen)
+        frozen = merge(whole(state.frozen), prepared or {})
 
         def loss_fn(trainable: Any):
             return objective(merge(trainable, frozen), state.batch_stats, batch, key, given)
@@ -114,7 +120,8 @@ def compiled_step(
         mesh: all devices.
     """
     placed = shardings(state, mesh), replicated(mesh)
-    return jax.jit(make_step(objective, optimizer, mesh), donate_argnums=0, out_shardings=placed)
+    step = make_step(objective, optimizer, mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=placed, compiler_options=compiler_options(mesh))
 
 
 def train(
@@ -130,6 +137,7 @@ def train(
     mesh: jax.sharding.Mesh,
     placed: Placed = NOWHERE,
     given: Any = None,
+    prepared: Any = None,
 ) -> TrainState:
     """Trains from the latest checkpoint, or from `state`, to the last step.
 
@@ -146,6 +154,7 @@ def train(
         mesh: all devices.
         placed: images on the devices, where batches hold only their rows.
         given: what the objective gets beside each batch (a teacher's weights), a pytree on the devices.
+        prepared: what the network computes from frozen parameters alone (`stages.step.preparation`), on the devices.
 
     Returns:
         The state after the last step; checkpoints hold it and, if another, the best one.
@@ -164,7 +173,7 @@ def train(
         for done in range(start + 1, plan.steps + 1):
             if _out_of_patience(plan, done - 1, checkpoints):
                 break
-            state, figures = step_fn(state, shard_batch(log.waiting.next(iterator), mesh), placed, given)
+            state, figures = step_fn(state, shard_batch(log.waiting.next(iterator), mesh), placed, given, prepared)
             log.settle()  # one step ahead of the devices, no more: batches would pile up on them
             evaluating = done % plan.evaluate_every == 0 or done == plan.steps
             due = evaluating or done % plan.log_every == 0

@@ -60,12 +60,12 @@ KERNELS = [
     *((7, 2, 3, 8), (5, 2, 3, 8), (3, 2, 3, 4), (3, 2, 64, 72), (3, 1, 64, 72), (3, 1, 72, 64), (3, 1, 16, 64)),
     *((1, 1, 8, 16), (1, 2, 8, 16), (1, 1, 40, 32), (1, 2, 32, 40)),
 ]
-LARGE_TILES = [(8, 8, 3, 1, 128, 136), (9, 10, 3, 1, 128, 136), (15, 12, 3, 1, 64, 72)]
+TILES = [(8, 8, 3, 1, 128, 136), (9, 10, 3, 1, 128, 136), (6, 9, 3, 1, 128, 136), (4, 2, 3, 1, 128, 128)]
 
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "stride", "channels", "out"),
-    [*((*shape, *kernel) for shape in MAPS for kernel in KERNELS), *LARGE_TILES],
+    [*((*shape, *kernel) for shape in MAPS for kernel in KERNELS), *TILES],
 )
 def test_values_and_gradients_are_those_of_xla(height, width, size, stride, channels, out):
     arguments = operands(height, width, size, stride, channels, out, batch=3)
@@ -125,6 +125,24 @@ def test_what_depends_on_the_kernel_alone_can_be_given(height, size, stride, cha
     assert prepared(*halves, stride, pad) == []
 
 
+@pytest.mark.parametrize(("height", "channels"), [(8, 64), (16, 128)])
+def test_gradients_with_what_is_given_are_those_without(height, channels):
+    """All of the gradient is the kernel's; the image's looks at what is given instead of the kernel."""
+    x, kernel, gradient = operands(height, height // 2, 3, 1, channels, channels)
+    given = prepared(x[:1], kernel, 1, 1)
+    assert given
+
+    def gradients(x, kernel, given):
+        return jax.vjp(lambda *operands: prepared_convolution(*operands, 1, 1), x, kernel, given)[1](gradient)
+
+    expected = jax.jit(lambda x, kernel: jax.vjp(lambda *both: convolution(*both, 1, 1), x, kernel)[1](gradient))
+    found = jax.jit(gradients)(x, kernel, given)
+    assert_close(found[:2], expected(x, kernel), 1e-6)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(found[2]))
+    images, _, _ = jax.jit(gradients)(x, jnp.zeros_like(kernel), given)
+    assert_close([images], [found[0]], 1e-6)
+
+
 @pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 64), (1, 2, 32), (1, 1, 96)])
 def test_recomputed_and_mapped(size, stride, channels):
     arguments = operands(8, 4, size, stride, channels, 64)
@@ -157,7 +175,7 @@ def test_a_program_for_any_batch_and_several_platforms():
 
 
 def test_accelerators_get_the_plain_convolution_in_both_directions():
-    arguments = operands(8, 4, 3, 1, 64, 64)
+    arguments = operands(8, 4, 3, 1, 128, 128)
     run = both_gradients(convolution, 1, 3)
     for platform, convolutions in (("cpu", 0), ("tpu", 3)):
         text = run.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()

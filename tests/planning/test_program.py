@@ -95,7 +95,7 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
         monkeypatch.setattr(job, "embedder", lambda *_, **__: lambda *_: {"embedding": targets})
     with pytest.raises(_Stop):
         getattr(training, f"run_{stage}")(job)
-    state, batch, placed, given = kept[1], next(kept[5]), kept[10], kept[11]
+    state, batch, placed, given, prepared = kept[1], next(kept[5]), *kept[10:13]
     data = program.assumed_data(job.settings)
     assert (data.identities, data.frames) == (people, len(job.frames("train")))
     size = job.settings.training[stage].batch_size
@@ -106,6 +106,7 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
     assert _shapes(planned[2].arrays) == _shapes(placed.arrays)
     assert planned[2].shapes == placed.shapes
     assert _shapes(planned[3]) == _shapes(given or {})
+    assert _shapes(planned[4]) == _shapes(prepared)
 
 
 def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentation):

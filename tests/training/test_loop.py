@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import itertools
 import json
@@ -19,6 +18,7 @@ import optax
 import pytest
 
 from rgbd_reid_jax.checkpoint.manager import Checkpoints
+from rgbd_reid_jax.core.compiler import compiler_options
 from rgbd_reid_jax.core.errors import InputError, Interrupted
 from rgbd_reid_jax.data.frames import CachedFrames, DeviceFrames, identities
 from rgbd_reid_jax.data.pipeline import training_batches
@@ -58,7 +58,7 @@ def test_where_images_are_kept_changes_no_bit(network, make_frames, mesh_of, tmp
     if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
         # As a run compiles it: what compiles more quickly rounds otherwise where the images are gathered before.
         usual = {"xla_cpu_use_fusion_emitters": True}
-        monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=usual))
+        monkeypatch.setattr(loop, "compiler_options", lambda mesh: {**compiler_options(mesh), **usual})
     found = []
     for name, kind in (("host", CachedFrames), ("device", DeviceFrames)):
         frames, mesh = make_frames(24, kind=kind), mesh_of(devices)
