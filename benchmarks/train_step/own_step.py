@@ -73,7 +73,7 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
             weights = ({**weights[0], PREPARED: prepare(*weights)}, weights[1])
         embed = jax.jit(
             lambda params, stats, images: model.embed(params, stats, images, "rgb"),
-            compiler_options=compiler_options(mesh),
+            compiler_options=compiler_options(mesh.devices.flat[0]),
         )
         embed = embed.lower(*weights, images).compile()
         return lambda: embed(*weights, images), facts | work(embed)
@@ -88,13 +88,13 @@ def make(options: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
         given["teacher"] = jax.device_put((params, batch_stats), replicated(mesh))
     rows = shard_batch({name: batch[name] for name in names}, mesh)
 
-    def prepare(name: str, frozen: Any) -> Any:  # once for all steps, as a run does
-        modality = settings.training[name].modality
-        return jax.jit(preparation(settings, step, modality, frozen, mesh))(params, batch_stats)
+    def prepared(name: str, frozen: Any) -> Any:  # once for all steps, as a run does
+        prepare = preparation(settings, step, settings.training[name].modality, frozen, mesh)
+        return jax.jit(prepare)(params, batch_stats) if prepare else {}
 
-    ready = prepare(stage, frozen)
+    ready = prepared(stage, frozen)
     if given:
-        given["teacher"] = {**given["teacher"][0], **prepare("teacher", params)}, given["teacher"][1]
+        given["teacher"] = {**given["teacher"][0], **prepared("teacher", params)}, given["teacher"][1]
     function = compiled_step(step.objective(running), step.optimizer, state, mesh)
     function = function.lower(holder["state"], rows, given=given, prepared=ready).compile()
 

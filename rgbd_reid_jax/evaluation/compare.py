@@ -73,7 +73,7 @@ class Comparison:
             )
             return jnp.sqrt(jnp.sum((rgb - depth) ** 2, axis=1))
 
-        self._distance = jax.jit(distance, compiler_options=compiler_options(self._mesh))
+        self._distance = jax.jit(distance, compiler_options=compiler_options(self._mesh.devices.flat[0]))
 
     def sides(self, sets: Mapping[str, Compared]) -> dict[str, Embeddings]:
         """What is ranked: the embeddings, or their means over recordings."""

@@ -114,7 +114,8 @@ class Embedder:
         def embed(params: Any, batch_stats: Any, batch: Mapping[str, Any], placed: Placed) -> Outputs:
             return encoder.outputs(params, batch_stats, with_images(batch, placed))
 
-        self._embed = jax.jit(embed, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
+        options = compiler_options(mesh.devices.flat[0])
+        self._embed = jax.jit(embed, out_shardings=replicated(mesh), compiler_options=options)
         self._prepare = jax.jit(encoder.prepared, out_shardings=replicated(mesh))
 
     def __call__(self, params: Any, batch_stats: Any, frames: Frames, stage: str = "") -> dict[str, np.ndarray]:

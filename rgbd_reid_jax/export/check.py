@@ -29,12 +29,15 @@ def load_encoder(card_path: pathlib.Path):
     """
     import jax.export
 
+    from rgbd_reid_jax.core.compiler import compiler_options
+
     card = files.read_json(card_path)
     path = card_path.with_name(card["program"])
     if not path.exists() or files.sha256(path) != card["sha256"]:
         raise InputError(f"{path} is missing or not the program of {card_path}; run the export stage again")
     program: Any = jax.export.deserialize(bytearray(path.read_bytes()))
-    return lambda images: {name: np.asarray(value) for name, value in program.call(images).items()}
+    call = jax.jit(program.call, compiler_options=compiler_options(jax.devices()[0]))
+    return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
 
 
 def largest_difference(card_path: pathlib.Path, inputs_path: pathlib.Path) -> dict[str, object]:

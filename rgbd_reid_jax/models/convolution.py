@@ -5,9 +5,9 @@ shapes alone and never by the batch size:
 
 - 3x3 kernels of stride 1 and padding 1: Winograd's filtering (`winograd.py`), from 64 channels, in the kernel's
   gradient from 128.
-- of the others the kernel's gradient of 1x1, the image's of 3x3 with stride 2, and all where the output is narrower
-  than the kernel, for which XLA's loops take a hundred times as long: one product, with the image's parts under the
-  kernel's places side by side.
+- of the others 1x1 kernels, the image's gradient of 3x3 with stride 2, and all where the output is narrower than the
+  kernel, for which XLA's loops take a hundred times as long: one product, with the image's parts under the kernel's
+  places side by side.
 
 What Winograd's filtering computes from kernels alone can be given, to be shared by many batches (`prepared`).
 """
@@ -30,7 +30,8 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MANY = 64  # channels from which Winograd pays: its sums grow with them, its products with their square
-_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay; channels for its gradient
+_MANY_IN_GRADIENT = 128  # the same, in the kernel's gradient
+_LARGE_MAP, _LARGE_KERNEL = 8, 128  # places and channels from which its larger tiles pay
 
 Form = Callable[..., jax.Array]
 
@@ -61,24 +62,30 @@ def _forward(
 def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    images, kernels = functools.partial(_image_gradient, plain), functools.partial(_kernel_gradient, plain)
-    quick_images, quick_kernels = images, kernels
-    size, narrow = kernel.shape[0], _narrow(x, kernel, stride, padding)
-    if _tiled(kernel, stride, padding):
-        quick_images = functools.partial(_tiled_image_gradient, _tiles(x, kernel))
-    elif narrow or (size, stride) == (3, 2):
-        quick_images = functools.partial(_image_gradient, functools.partial(_at_once, stride=stride, padding=padding))
-    if _tiled(kernel, stride, padding) and min(kernel.shape[2:]) >= _LARGE_KERNEL:
-        quick_kernels = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel))
-    elif narrow or size == 1:
-        quick_kernels = functools.partial(_kernel_gradient_at_once, stride, padding)
     # Two choices rather than one of both: where the image needs no gradient, its own is left out.
+    x, kernel = residuals
     return (
-        _by_platform(quick_images, images, x, kernel, gradient),
-        _by_platform(quick_kernels, kernels, x, kernel, gradient),
+        _gradient_of_image(stride, padding, x, kernel, gradient),
+        _gradient_of_kernel(stride, padding, x, kernel, gradient),
     )
+
+
+def _gradient_of_image(stride: int, padding: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    plain = quick = functools.partial(_image_gradient, functools.partial(_plain, stride=stride, padding=padding))
+    if _tiled(kernel, stride, padding):
+        quick = functools.partial(_tiled_image_gradient, _tiles(x, kernel))
+    elif _always_at_once(x, kernel, stride, padding) or (kernel.shape[0], stride) == (3, 2):
+        quick = functools.partial(_image_gradient, functools.partial(_at_once, stride=stride, padding=padding))
+    return _by_platform(quick, plain, x, kernel, gradient)
+
+
+def _gradient_of_kernel(stride: int, padding: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    plain = quick = functools.partial(_kernel_gradient, functools.partial(_plain, stride=stride, padding=padding))
+    if _tiled(kernel, stride, padding) and min(kernel.shape[2:]) >= _MANY_IN_GRADIENT:
+        quick = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel))
+    elif _always_at_once(x, kernel, stride, padding):
+        quick = functools.partial(_kernel_gradient_at_once, stride, padding)
+    return _by_platform(quick, plain, x, kernel, gradient)
 
 
 convolution.defvjp(_forward, _backward)
@@ -130,7 +137,8 @@ def _given_backward(
         cpu=lambda x, kernel, given, gradient: winograd.given_image_gradient(form, given, gradient),
         default=lambda x, kernel, given, gradient: _image_gradient(plain, x, kernel, gradient),
     )
-    return images, _backward(stride, padding, (x, kernel), gradient)[1], jax.tree.map(jnp.zeros_like, given)
+    kernels = _gradient_of_kernel(stride, padding, x, kernel, gradient)
+    return images, kernels, jax.tree.map(jnp.zeros_like, given)
 
 
 _given_convolution.defvjp(_given_forward, _given_backward)
@@ -157,15 +165,15 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Ar
 def _quick(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     if _tiled(kernel, stride, padding):
         return winograd.convolution(_tiles(x, kernel), x, kernel)
-    if _narrow(x, kernel, stride, padding):
+    if _always_at_once(x, kernel, stride, padding):
         return _at_once(x, kernel, stride, padding)
     return _plain(x, kernel, stride, padding)
 
 
-def _narrow(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
-    """Whether the output is narrower than the kernel."""
+def _always_at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    """Whether one product is taken in both directions: the kernel is 1x1, or the output narrower than it."""
     size = kernel.shape[0]
-    return min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
+    return size == 1 or min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
 
 
 def _at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:

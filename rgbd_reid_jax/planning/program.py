@@ -215,8 +215,8 @@ def step_arguments(
     given = {"bank": of((data.frames, width), jnp.float32, whole)}
 
     def prepared(name: str, frozen: Any, *weights: Any) -> Any:
-        found = preparation(settings, step, settings.training[name].modality, frozen, mesh)
-        return jax.eval_shape(found, *weights)
+        prepare = preparation(settings, step, settings.training[name].modality, frozen, mesh)
+        return jax.eval_shape(prepare, *weights) if prepare else {}
 
     def everywhere(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: of(leaf.shape, leaf.dtype, whole), tree)

@@ -21,6 +21,7 @@ from rgbd_reid_jax.models.pair import Pair
 from rgbd_reid_jax.stages.settings import Settings, TrainingSettings
 from rgbd_reid_jax.training import objectives
 from rgbd_reid_jax.training.freeze import norms, partition
+from rgbd_reid_jax.training.loop import Prepare
 from rgbd_reid_jax.training.optimizer import make_optimizer
 
 _ALL_TRAIN = ((".*", "train"),)
@@ -107,7 +108,7 @@ def parted(stage: TrainingSettings, params: Any) -> tuple[dict[str, Any], dict[s
 
 def preparation(
     settings: Settings, step: StageStep, modality: str, frozen: Any, mesh: jax.sharding.Mesh
-) -> Callable[[Any, Any], dict[str, Any]]:
+) -> Prepare | None:
     """What a stage's convolutions compute on CPUs from frozen kernels alone, the same in each step.
 
     Args:
@@ -118,17 +119,17 @@ def preparation(
         mesh: all devices.
 
     Returns:
-        A function of all parameters and the batch statistics, to a nested dict to be merged with the parameters; empty
-        where the devices have no use for it.
+        A function of all parameters and the batch statistics, to a nested dict to be merged with the parameters; None
+        where the devices have no use for it, or nothing is frozen.
     """
     size, stay = settings.input, traverse_util.flatten_dict(frozen).keys()
+    if not stay or mesh.devices.flat[0].platform != "cpu":
+        return None
 
     def of(params: Any, batch_stats: Any, modality: str) -> dict[str, Any]:
         return {PREPARED: step.network.prepared(params, batch_stats, size.height, size.width, modality)}
 
     def prepare(params: Any, batch_stats: Any) -> dict[str, Any]:
-        if not stay or mesh.devices.flat[0].platform != "cpu":
-            return {}
         if step.pair is None:
             found = of(params, batch_stats, modality)
         else:

@@ -75,7 +75,10 @@ def run_student(job: Job) -> int | None:
     given = replicate({name: known[name] for name in step.given}, job.mesh, "what the teacher knows")
     if "teacher" in given:
         params, batch_stats = given["teacher"]
-        given["teacher"] = {**params, **_prepared(job, step, taught, params, *given["teacher"])}, batch_stats
+        prepare = preparation(job.settings, step, taught, params, job.mesh)
+        if prepare:
+            prepared = jax.jit(prepare, out_shardings=replicated(job.mesh))(params, batch_stats)
+            given["teacher"] = {**params, **prepared}, batch_stats
 
     def from_teacher(*_: Any) -> tuple[Any, Any]:
         params, batch_stats = teacher
@@ -181,17 +184,11 @@ def _run(
     schedule = make_schedule(stage.optimizer, stage.steps)
     with Checkpoints(job.workdir.checkpoints(name)) as checkpoints:
         tools = (validate, checkpoints, job.record, job.mesh)
-        fixed = placed, given, _prepared(job, step, stage.modality, frozen, params, batch_stats)
+        fixed = placed, given, preparation(job.settings, step, stage.modality, frozen, job.mesh)
         train(plan, state, step.objective(running), step.optimizer, schedule, batches, *tools, *fixed)
         best = checkpoints.best_step()
     say(name, f"done; the checkpoint of step {best} is used")
     return best
-
-
-def _prepared(job: Job, step: StageStep, modality: str, frozen: Any, *weights: Any) -> dict[str, Any]:
-    """What `stages.step.preparation` gives for parameters and batch statistics, on the devices."""
-    prepare = preparation(job.settings, step, modality, frozen, job.mesh)
-    return jax.jit(prepare, out_shardings=replicated(job.mesh))(*replicate(weights, job.mesh, "weights"))
 
 
 def _check_above(job: Job, name: str) -> None:

@@ -34,6 +34,7 @@ from rgbd_reid_jax.training.record import Record
 from rgbd_reid_jax.training.state import TrainState
 
 Evaluate = Callable[[Any, Any], Mapping[str, float]]
+Prepare = Callable[[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,9 @@ def compiled_step(
     """
     placed = shardings(state, mesh), replicated(mesh)
     step = make_step(objective, optimizer, mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=placed, compiler_options=compiler_options(mesh))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=placed, compiler_options=compiler_options(mesh.devices.flat[0])
+    )
 
 
 def train(
@@ -137,7 +140,7 @@ def train(
     mesh: jax.sharding.Mesh,
     placed: Placed = NOWHERE,
     given: Any = None,
-    prepared: Any = None,
+    prepare: Prepare | None = None,
 ) -> TrainState:
     """Trains from the latest checkpoint, or from `state`, to the last step.
 
@@ -154,7 +157,8 @@ def train(
         mesh: all devices.
         placed: images on the devices, where batches hold only their rows.
         given: what the objective gets beside each batch (a teacher's weights), a pytree on the devices.
-        prepared: what the network computes from frozen parameters alone (`stages.step.preparation`), on the devices.
+        prepare: (params, batch_stats) to what the network computes from frozen parameters alone
+            (`stages.step.preparation`); it is computed before the first step, and not saved.
 
     Returns:
         The state after the last step; checkpoints hold it and, if another, the best one.
@@ -167,6 +171,10 @@ def train(
     state, start = _latest(checkpoints, state, iterator, mesh)
     record.rewind(plan.stage, start)
     step_fn = compiled_step(objective, optimizer, state, mesh)
+    prepared = {}
+    if prepare:
+        weights = merge(state.trainable, state.frozen), state.batch_stats
+        prepared = jax.jit(prepare, out_shardings=replicated(mesh))(*weights)
     log = _Log(plan, start, record)
     vote, stopping = StopVote(mesh), False
     with StopRequest() as stop, record:

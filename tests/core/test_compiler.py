@@ -1,6 +1,7 @@
 """Options of XLA's compiler: known here, and left out where they are not."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from rgbd_reid_jax.core import compiler
@@ -17,8 +18,10 @@ def options(monkeypatch):
     compiler._known.cache_clear()
 
 
-def test_this_version_of_xla_knows_them(mesh_of):
-    assert compiler.compiler_options(mesh_of(1)) == compiler._CPU != {}
+def test_this_version_of_xla_knows_them(monkeypatch):
+    assert compiler.compiler_options(jax.devices()[0]) == compiler._CPU != {}
+    monkeypatch.setenv("XLA_FLAGS", f"--{compiler._LIBRARY}= --xla_cpu_use_xnnpack=false")
+    assert compiler.compiler_options(jax.devices()[0]) == {}  # the user's own stand
 
 
 @pytest.mark.parametrize("content", [{"xla_cpu_unheard_of": "1"}, dict.fromkeys(compiler._CPU, "UNHEARD_OF")])
@@ -26,14 +29,20 @@ def test_unknown_ones_are_left_out(options, content):
     assert options(content) == {}
 
 
-def test_convolutions_stay_with_xla_and_products_do_not(mesh_of):
-    def library(function, *operands):
-        options = compiler.compiler_options(mesh_of(1))
-        return "__ynn" in (jax.jit(function, compiler_options=options).lower(*operands).compile().as_text() or "")
+def test_convolutions_stay_with_xla_and_products_do_not():
+    images, kernel = jnp.ones((4, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
 
-    images, kernel = jax.numpy.ones((4, 16, 16, 32)), jax.numpy.ones((3, 3, 32, 32))
-    numbers = ("NHWC", "HWIO", "NHWC")
-    assert not library(
-        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers), images, kernel
-    )
-    assert library(lambda x, k: x @ k, images[0, 0], kernel[0, 0])
+    def convolution(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def kernel_gradient(x, k):
+        return jax.vjp(lambda k: convolution(x, k), k)[1](x)[0]
+
+    def product(x, k):
+        return x[0, 0] @ k[0, 0]
+
+    options = compiler.compiler_options(jax.devices()[0])
+    for function, chosen in ((convolution, False), (kernel_gradient, False), (product, True)):
+        for given, expected in ((options, chosen), ({}, True)):
+            text = jax.jit(function, compiler_options=given).lower(images, kernel).compile().as_text() or ""
+            assert ("__ynn" in text) == expected, function

@@ -17,6 +17,7 @@ from rgbd_reid_jax.stages.job import Job
 from rgbd_reid_jax.stages.settings import parse_settings
 from rgbd_reid_jax.stages.step import abstract_variables, stage_step
 from rgbd_reid_jax.stages.workdir import Workdir
+from rgbd_reid_jax.training.freeze import merge
 from rgbd_reid_jax.training.loop import make_step
 
 TINY = (
@@ -95,7 +96,7 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
         monkeypatch.setattr(job, "embedder", lambda *_, **__: lambda *_: {"embedding": targets})
     with pytest.raises(_Stop):
         getattr(training, f"run_{stage}")(job)
-    state, batch, placed, given, prepared = kept[1], next(kept[5]), *kept[10:13]
+    state, batch, placed, given, prepare = kept[1], next(kept[5]), *kept[10:13]
     data = program.assumed_data(job.settings)
     assert (data.identities, data.frames) == (people, len(job.frames("train")))
     size = job.settings.training[stage].batch_size
@@ -106,7 +107,8 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
     assert _shapes(planned[2].arrays) == _shapes(placed.arrays)
     assert planned[2].shapes == placed.shapes
     assert _shapes(planned[3]) == _shapes(given or {})
-    assert _shapes(planned[4]) == _shapes(prepared)
+    weights = merge(state.trainable, state.frozen), state.batch_stats
+    assert _shapes(planned[4]) == (_shapes(jax.eval_shape(prepare, *weights)) if prepare else {})
 
 
 def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentation):

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 
@@ -26,30 +27,33 @@ SMALL = (
 )
 
 
+UPPERMOST = {"layer3_0/conv2", "layer4_0/conv1", "layer4_0/conv2"}
+TEACHER = UPPERMOST | {"layer2_0/conv2"}
+
+
 @pytest.mark.parametrize(
-    ("argument", "stage", "found"),
+    ("argument", "stage", "side", "found", "more"),
     [
-        ("distill.py", "student", {"backbone/layer3_0/conv2", "backbone/layer4_0/conv1", "backbone/layer4_0/conv2"}),
-        (
-            "attention.py:synthetic_rgbd,pairwise",
-            "pair",
-            {
-                f"depth/backbone/{layer}"
-                for layer in ("layer2_0/conv2", "layer3_0/conv2", "layer4_0/conv1", "layer4_0/conv2")
-            },
-        ),
+        ("distill.py", "student", "", UPPERMOST, ()),
+        ("distill.py", "student", "", UPPERMOST, ("model.remat=True", "training.student.micro_batches=2")),
+        ("attention.py:synthetic_rgbd,pairwise", "pair", "depth/", TEACHER, ()),
+        ("attention.py:synthetic_rgbd,middle", "pair", "depth/", TEACHER, ()),
     ],
 )
-def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, argument, stage, found):
-    settings = read_settings(cli.configuration([f"--config=configs/{argument}", *SMALL]), tuple(STAGES))
+def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, argument, stage, side, found, more):
+    words = [f"--config=configs/{argument}", *SMALL, *(f"--config.{word}" for word in more)]
+    settings = read_settings(cli.configuration(words), tuple(STAGES))
     step = stage_step(settings, stage, 4)
     network: Any = jax.jit(step.network.init, static_argnums=(1, 2))(jax.random.key(0), 32, 16)
     if step.pair is not None:
         network = step.pair.init(dict.fromkeys(MODALITIES, network), jax.random.key(1))
     trainable, frozen, running = parted(settings.training[stage], network[0])
-    prepared = jax.jit(preparation(settings, step, settings.training[stage].modality, frozen, mesh_of(1)))(*network)
+    prepare = preparation(settings, step, settings.training[stage].modality, frozen, mesh_of(1))
+    assert prepare is not None
+    prepared = jax.jit(prepare)(*network)
     filled = {path for path, tiles in traverse_util.flatten_dict(prepared).items() if tiles}
-    assert {"/".join(part for part in path[:-1] if part != PREPARED) for path in filled} == found
+    places = {"/".join(part for part in path[:-1] if part != PREPARED) for path in filled}
+    assert places == {f"{side}backbone/{place}" for place in found}
     state = create_state(jax.random.key(2), trainable, frozen, network[1], step.optimizer)
     labels = np.arange(8, dtype=np.int32) // 2
     columns = {"identity": labels, "target": np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)}
@@ -61,4 +65,14 @@ def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, argument, stage,
     for name in ("loss", "gradient_norm"):
         assert float(given[1][name]) == pytest.approx(float(plain[1][name]), rel=1e-4)
         assert float(wrong[1][name]) != pytest.approx(float(plain[1][name]), rel=1e-2)
-    assert jax.tree.structure(given[0]) == jax.tree.structure(plain[0])  # nothing prepared is kept in a checkpoint
+    # Nothing prepared is kept in a checkpoint, and weights are the same; Adam divides small gradients by themselves.
+    assert jax.tree.structure(given[0]) == jax.tree.structure(plain[0])
+    moved, other = (jax.tree.map(jnp.subtract, one[0].trainable, trainable) for one in (given, plain))
+    apart = optax.tree.norm(jax.tree.map(jnp.subtract, moved, other))
+    assert float(apart) < 1e-2 * float(optax.tree.norm(other))
+
+
+def test_nothing_is_prepared_where_nothing_is_frozen(mesh_of):
+    settings = read_settings(cli.configuration(["--config=configs/distill.py", *SMALL]), tuple(STAGES))
+    step = stage_step(settings, "teacher", 4)
+    assert preparation(settings, step, "depth", {}, mesh_of(1)) is None

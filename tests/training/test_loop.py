@@ -58,7 +58,7 @@ def test_where_images_are_kept_changes_no_bit(network, make_frames, mesh_of, tmp
     if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
         # As a run compiles it: what compiles more quickly rounds otherwise where the images are gathered before.
         usual = {"xla_cpu_use_fusion_emitters": True}
-        monkeypatch.setattr(loop, "compiler_options", lambda mesh: {**compiler_options(mesh), **usual})
+        monkeypatch.setattr(loop, "compiler_options", lambda device: {**compiler_options(device), **usual})
     found = []
     for name, kind in (("host", CachedFrames), ("device", DeviceFrames)):
         frames, mesh = make_frames(24, kind=kind), mesh_of(devices)
