@@ -151,12 +151,11 @@ def compile_step(settings: Settings, stage: str, where: Slice, batch: int, data:
     parts = settings.training[stage].micro_batches
     check_batch(batch, mesh, f"training.{stage}.batch_size", parts)
     step = stage_step(settings, stage, data.identities)
-    state, *fixed, running = step_arguments(settings, stage, step, mesh, batch, data)
-    rows = fixed[0]
+    state, rows, placed, given, fixed, running = step_arguments(settings, stage, step, mesh, batch, data)
     began = time.perf_counter()
     try:
         function = compiled_step(step.objective(running), step.optimizer, state, mesh)
-        compiled = function.lower(state, *fixed).compile()
+        compiled = function.lower(state, rows, placed, given, fixed).compile()
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):
             raise

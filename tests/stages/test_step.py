@@ -11,10 +11,12 @@ from flax import traverse_util
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.modalities import MODALITIES
+from rgbd_reid_jax.data.inputs import plain_input
 from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.stages.checks import read_settings
 from rgbd_reid_jax.stages.step import parted, preparation, stage_step
 from rgbd_reid_jax.stages.table import STAGES
+from rgbd_reid_jax.training import objectives
 from rgbd_reid_jax.training.loop import make_step
 from rgbd_reid_jax.training.state import create_state
 
@@ -34,19 +36,20 @@ TEACHER = UPPERMOST | {"layer2_0/conv2"}
 @pytest.mark.parametrize(
     ("argument", "stage", "side", "found", "more"),
     [
-        ("distill.py", "student", "", UPPERMOST, ()),
         ("distill.py", "student", "", UPPERMOST, ("model.remat=True", "training.student.micro_batches=2")),
-        ("attention.py:synthetic_rgbd,pairwise", "pair", "depth/", TEACHER, ()),
         ("attention.py:synthetic_rgbd,middle", "pair", "depth/", TEACHER, ()),
     ],
 )
-def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, argument, stage, side, found, more):
+def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, monkeypatch, argument, stage, side, found, more):
+    monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
     words = [f"--config=configs/{argument}", *SMALL, *(f"--config.{word}" for word in more)]
+    words.append(f"--config.training.{stage}.optimizer.name=sgd")  # Adam divides small gradients by themselves
     settings = read_settings(cli.configuration(words), tuple(STAGES))
     step = stage_step(settings, stage, 4)
     network: Any = jax.jit(step.network.init, static_argnums=(1, 2))(jax.random.key(0), 32, 16)
     if step.pair is not None:
-        network = step.pair.init(dict.fromkeys(MODALITIES, network), jax.random.key(1))
+        encoders: Any = dict.fromkeys(MODALITIES, network)
+        network = step.pair.init(encoders, jax.random.key(1))
     trainable, frozen, running = parted(settings.training[stage], network[0])
     prepare = preparation(settings, step, settings.training[stage].modality, frozen, mesh_of(1))
     assert prepare is not None
@@ -65,11 +68,11 @@ def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, argument, stage,
     for name in ("loss", "gradient_norm"):
         assert float(given[1][name]) == pytest.approx(float(plain[1][name]), rel=1e-4)
         assert float(wrong[1][name]) != pytest.approx(float(plain[1][name]), rel=1e-2)
-    # Nothing prepared is kept in a checkpoint, and weights are the same; Adam divides small gradients by themselves.
+    # Nothing prepared is kept in a checkpoint, and weights move alike.
     assert jax.tree.structure(given[0]) == jax.tree.structure(plain[0])
     moved, other = (jax.tree.map(jnp.subtract, one[0].trainable, trainable) for one in (given, plain))
     apart = optax.tree.norm(jax.tree.map(jnp.subtract, moved, other))
-    assert float(apart) < 1e-2 * float(optax.tree.norm(other))
+    assert float(apart) < 1e-3 * float(optax.tree.norm(other))
 
 
 def test_nothing_is_prepared_where_nothing_is_frozen(mesh_of):
