@@ -18,6 +18,12 @@ def options(monkeypatch):
     compiler._known.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def known():
+    if not compiler._known() and jax.__version_info__ >= (0, 11):
+        pytest.skip("this later version of XLA has no such options; convolutions on CPUs may be slower")
+
+
 def test_this_version_of_xla_knows_them(monkeypatch):
     assert compiler.compiler_options(jax.devices()[0]) == compiler._CPU != {}
     monkeypatch.setenv("XLA_FLAGS", f"--{compiler._LIBRARY}= --xla_cpu_use_xnnpack=false")
@@ -43,6 +49,9 @@ def test_convolutions_stay_with_xla_and_products_do_not():
 
     options = compiler.compiler_options(jax.devices()[0])
     for function, chosen in ((convolution, False), (kernel_gradient, False), (product, True)):
-        for given, expected in ((options, chosen), ({}, True)):
+        cases = [(options, chosen)]
+        if jax.__version_info__ < (0, 11):  # what it does by default; of later versions that is not known
+            cases.append(({}, True))
+        for given, expected in cases:
             text = jax.jit(function, compiler_options=given).lower(images, kernel).compile().as_text() or ""
             assert ("__ynn" in text) == expected, function
