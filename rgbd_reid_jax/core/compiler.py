@@ -15,7 +15,7 @@ _CPU = {_LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE
 def compiler_options(device: Any) -> dict[str, Any]:
     """For `jax.jit` of what runs convolutions on a device, or on others of its kind.
 
-    None where `XLA_FLAGS` says something else, nor where XLA does not know them.
+    Empty on other devices, where `XLA_FLAGS` chooses itself, and where XLA does not know them.
     """
     if device.platform != "cpu" or _LIBRARY in os.environ.get("XLA_FLAGS", ""):
         return {}
