@@ -106,13 +106,10 @@ def prepared_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _given_convolution(x: jax.Array, kernel: jax.Array, given: winograd.Grid, stride: int, padding: int) -> jax.Array:
     form = _tiles(x, kernel)
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        given,
-        cpu=lambda x, _, given: winograd.filtered(form, x, given),
-        default=lambda x, kernel, _: plain(x, kernel),
+    return _by_platform(
+        lambda x, _, given: winograd.filtered(form, x, given),
+        lambda x, kernel, _: _plain(x, kernel, stride, padding),
+        *(x, kernel, given),
     )
 
 
@@ -129,13 +126,10 @@ def _given_backward(
     x, kernel, given = residuals
     form = _tiles(x, kernel)
     plain = functools.partial(_plain, stride=stride, padding=padding)
-    images = lax.platform_dependent(
-        x,
-        kernel,
-        given,
-        gradient,
-        cpu=lambda x, kernel, given, gradient: winograd.given_image_gradient(form, given, gradient),
-        default=lambda x, kernel, given, gradient: _image_gradient(plain, x, kernel, gradient),
+    images = _by_platform(
+        lambda x, kernel, given, gradient: winograd.given_image_gradient(form, given, gradient),
+        lambda x, kernel, given, gradient: _image_gradient(plain, x, kernel, gradient),
+        *(x, kernel, given, gradient),
     )
     kernels = _gradient_of_kernel(stride, padding, x, kernel, gradient)
     return images, kernels, jax.tree.map(jnp.zeros_like, given)
@@ -144,7 +138,7 @@ def _given_backward(
 _given_convolution.defvjp(_given_forward, _given_backward)
 
 
-def _by_platform(quick: Form, plain: Form, *arguments: jax.Array) -> jax.Array:
+def _by_platform(quick: Form, plain: Form, *arguments: Any) -> jax.Array:
     if arguments[0].dtype != jnp.float32:
         return plain(*arguments)
     return lax.platform_dependent(*arguments, cpu=quick, default=plain)

@@ -60,7 +60,10 @@ KERNELS = [
     *((7, 2, 3, 8), (5, 2, 3, 8), (3, 2, 3, 4), (3, 2, 64, 72), (3, 1, 64, 72), (3, 1, 72, 64), (3, 1, 16, 64)),
     *((1, 1, 8, 16), (1, 2, 8, 16), (1, 1, 40, 32), (1, 2, 32, 40)),
 ]
-TILES = [(8, 8, 3, 1, 128, 136), (9, 10, 3, 1, 128, 136), (6, 9, 3, 1, 128, 136), (4, 2, 3, 1, 128, 128)]
+TILES = [
+    *((8, 8, 3, 1, 128, 136), (9, 10, 3, 1, 128, 136), (15, 12, 3, 1, 64, 72)),
+    *((6, 9, 3, 1, 128, 136), (4, 2, 3, 1, 128, 128)),
+]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,10 @@ def test_rounding_is_about_that_of_the_definition(height, width, tolerance):
 
 @pytest.mark.parametrize(
     ("height", "size", "stride", "channels"),
-    [(8, 7, 2, 3), (8, 3, 1, 64), (8, 3, 1, 128), (16, 3, 2, 64), (8, 1, 2, 32), (8, 1, 1, 96), (16, 3, 1, 128)],
+    [
+        *((8, 7, 2, 3), (8, 5, 2, 3), (8, 3, 1, 64), (8, 3, 2, 64), (8, 1, 2, 32), (8, 1, 1, 96), (16, 3, 1, 128)),
+        *((8, 3, 1, 128), (16, 3, 2, 64)),
+    ],
 )
 def test_a_sharded_batch_gives_the_same(mesh_of, height, size, stride, channels):
     arguments = operands(height, height // 2, size, stride, channels, max(64, channels), batch=16)
@@ -143,9 +149,12 @@ def test_gradients_with_what_is_given_are_those_without(height, channels):
     assert_close([images], [found[0]], 1e-6)
 
 
-@pytest.mark.parametrize(("size", "stride", "channels"), [(5, 2, 3), (3, 1, 128), (3, 2, 64), (1, 2, 32), (1, 1, 96)])
-def test_recomputed_and_mapped(size, stride, channels):
-    arguments = operands(16, 8, size, stride, channels, max(64, channels))
+@pytest.mark.parametrize(
+    ("height", "size", "stride", "channels"),
+    [(8, 5, 2, 3), (8, 3, 1, 64), (8, 1, 2, 32), (8, 1, 1, 96), (8, 3, 1, 128), (16, 3, 2, 64)],
+)
+def test_recomputed_and_mapped(height, size, stride, channels):
+    arguments = operands(height, height // 2, size, stride, channels, max(64, channels))
     run = both_gradients(convolution, stride, size)
     expected = run(*arguments)
     again = jax.checkpoint(convolution, static_argnums=(2, 3))

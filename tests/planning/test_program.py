@@ -11,6 +11,7 @@ import pytest
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.data.sampling import SHUFFLE
+from rgbd_reid_jax.models.convolution import PREPARED
 from rgbd_reid_jax.planning import program, topology
 from rgbd_reid_jax.stages import training
 from rgbd_reid_jax.stages.job import Job
@@ -28,6 +29,14 @@ TINY = (
     "--config.model.embedding_dim=8",
 )
 HINTS = "--config.training.student.hints=(1,2)"  # the tiny network has two stages
+UPPER = ((r"backbone/(conv1|bn1|layer[12]_0)/.*", "train"), (r"(backbone/layer[34]_0|gem_|embedding).*", "freeze"))
+FROZEN = (  # wide enough for what is prepared from kernels, in the student and in its teacher
+    "--config.model.backbone=small",
+    "--config.training.student.losses.maps=0.0",
+    "--config.training.student.target=online",
+    "--config.training.student.target_mean=0.0",
+    f"--config.training.student.freeze={UPPER!r}",
+)
 
 
 class _Stop(Exception):
@@ -79,6 +88,7 @@ def _shapes(tree: Any) -> Any:
         ("distill.py", "student", ("--config.training.student.losses.maps=0.0",)),
         ("distill.py", "student", ("--config.training.student.losses.bank_similarity=1.0",)),
         ("distill.py", "student", ("--config.training.student.freeze=()",)),
+        ("distill.py", "student", FROZEN),
         ("one_stream.py", "baseline", ()),
         ("mutual.py", "pair", ()),
     ],
@@ -109,6 +119,9 @@ def test_shapes_are_those_of_a_run(job_of, monkeypatch, argument, stage, overrid
     assert _shapes(planned[3]) == _shapes(given or {})
     weights = merge(state.trainable, state.frozen), state.batch_stats
     assert _shapes(planned[4]) == (_shapes(jax.eval_shape(prepare, *weights)) if prepare else {})
+    if overrides is FROZEN:
+        assert jax.tree.leaves(planned[4])
+        assert jax.tree.leaves(planned[3]["teacher"][0][PREPARED])
 
 
 def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentation):
