@@ -49,6 +49,8 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     add("--frames", type=_positive, default=0, metavar="N", help="training frames (default: the dataset's)")
     text = "look for the largest batch that fits, by some more compilations (default true)"
     add("--largest_batch", type=_truth, default=True, metavar="BOOL", help=text)
+    text = "give up a try of that search after N minutes, for slices that are not there (default 20)"
+    add("--try_minutes", type=_positive, default=20, metavar="N", help=text)
     add("--json", action="store_true", help="one JSON object in place of the text")
     options, rest = parser.parse_known_args(arguments)
     for index, word in enumerate(rest):
@@ -98,6 +100,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> str:
         frames=options.frames,
         batch_per_chip=options.batch_per_chip,
         look_for_largest=options.largest_batch,
+        minutes=options.try_minutes,
     )
     plans = make_plans(planner, stages, topologies)
     if options.json:

@@ -1,7 +1,8 @@
 """Batch norm, with a choice of which rows share statistics.
 
 Ioffe and Szegedy, arXiv:1502.03167. Its gradient is written out: the derivative of the definition, as transformed by
-JAX, keeps the centred map beside the map itself, one more pass over memory in each direction.
+JAX, keeps the centred map beside the map itself, one more pass over memory in each direction. For the same reason the
+map is centred nowhere but in a sum, into which XLA takes the subtraction.
 """
 
 import dataclasses
@@ -100,11 +101,12 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Found, tu
 def _backward(residuals: tuple[jax.Array, ...], gradients: Found) -> Found:
     """With z = (x - mean) factor, per channel: dscale = sum(g z), dx = scale factor (g - mean(g) - z mean(g z))."""
     x, scale, mean, factor = residuals
-    gradient, axes = gradients[0], _inner(x)
-    centred = x.astype(jnp.float32) - _beside(x, mean)
-    of_bias, of_scale = gradient.sum(axes), (gradient * centred).sum(axes) * factor
-    count = x.size // mean.size
-    found = gradient - _beside(x, of_bias / count) - centred * _beside(x, factor * of_scale / count)
+    gradient, exact, axes = gradients[0], x.astype(jnp.float32), _inner(x)
+    of_bias = gradient.sum(axes)
+    of_scale = (gradient * (exact - _beside(x, mean))).sum(axes) * factor
+    rows = x.size // mean.size
+    slope = -factor * of_scale / rows
+    found = gradient + exact * _beside(x, slope) - _beside(x, of_bias / rows + slope * mean)
     return (found * _beside(x, factor * scale[None])).astype(x.dtype), of_scale.sum(axis=0), of_bias.sum(axis=0)
 
 
@@ -112,8 +114,8 @@ normalised.defvjp(_forward, _backward)
 
 
 def _line(x: jax.Array, mean: jax.Array, factor: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    centred = x.astype(jnp.float32) - _beside(x, mean)
-    return centred * _beside(x, factor * scale[None]) + _beside(x, bias[None])
+    slope = factor * scale[None]
+    return x.astype(jnp.float32) * _beside(x, slope) + _beside(x, bias[None] - mean * slope)
 
 
 def _inner(x: jax.Array) -> tuple[int, ...]:

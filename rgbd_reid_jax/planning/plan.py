@@ -10,6 +10,7 @@ import jax
 from rgbd_reid_jax.core.errors import InputError
 from rgbd_reid_jax.core.mesh import check_batch, make_mesh
 from rgbd_reid_jax.core.progress import format_seconds, say
+from rgbd_reid_jax.planning.attempt import GivenUp, compile_within
 from rgbd_reid_jax.planning.measure import measured_chip
 from rgbd_reid_jax.planning.program import (
     Data,
@@ -26,6 +27,9 @@ from rgbd_reid_jax.planning.roofline import Times, step_times
 from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import Chip, Slice, find_slice
 from rgbd_reid_jax.stages.settings import Settings
+
+
+Made = tuple[Program, Slice] | TooLarge | GivenUp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,7 @@ class StagePlan:
         too_large: why it does not; "" where it does.
         single: one chip with as many rows a chip; None for a slice of one chip, or where that does not fit.
         bounds: rows of a global batch that fit, and fewest tried that do not; None where it was not looked for.
+        given_up: whether of the latter it is only known that they had not compiled when the time for a try was over.
     """
 
     stage: str
@@ -70,6 +75,7 @@ class StagePlan:
     too_large: str = ""
     single: Side | None = None
     bounds: tuple[int, int] | None = None
+    given_up: bool = False
 
     @property
     def efficiency(self) -> tuple[float, float] | None:
@@ -100,6 +106,7 @@ class Planner:
         frames: of the training split; 0 likewise.
         batch_per_chip: rows a chip in place of the settings' batch; 0 keeps that.
         look_for_largest: whether to look for the largest batch, which takes some more compilations.
+        minutes: after which each of these is given up, for slices that are not there.
     """
 
     def __init__(
@@ -110,11 +117,13 @@ class Planner:
         frames: int = 0,
         batch_per_chip: int = 0,
         look_for_largest: bool = True,
+        minutes: float = 20,
     ):
         self._settings, self._batch_per_chip, self._search = settings, batch_per_chip, look_for_largest
+        self._minutes = minutes
         self._data = assumed_data(settings, identities, frames)
         self._dtype = settings.model.compute_dtype
-        self._compiled: dict[tuple[str, str, int, int], tuple[Program, Slice] | TooLarge] = {}
+        self._compiled: dict[tuple[str, str, int, int], Made] = {}
 
     def check(self, stages: Sequence[str], slices: Sequence[Slice]) -> None:
         """Raises InputError for what could not be compiled anyway, before anything is."""
@@ -137,16 +146,18 @@ class Planner:
         made = self._compile(stage, where, batch)
         short = lacking(self._settings, stage, batch, self._data)
         plan = StagePlan(stage, where, chip, self._data, short, self._dtype, batch, None)
-        if isinstance(made, TooLarge):
-            plan = dataclasses.replace(plan, too_large=str(made))
-        else:
+        if isinstance(made, tuple):
             plan = dataclasses.replace(plan, found=self._side(made, chip), where=made[1])
             if len(where.devices) > 1:
                 alone = self._compile(stage, where.single(), batch // len(where.devices), len(where.devices))
-                single = None if isinstance(alone, TooLarge) else self._side(alone, chip)
+                single = self._side(alone, chip) if isinstance(alone, tuple) else None
                 plan = dataclasses.replace(plan, single=single)
+        else:
+            plan = dataclasses.replace(plan, too_large=str(made))
         if self._search and chip.memory:
-            plan = dataclasses.replace(plan, bounds=self._bounds(stage, where, chip, plan))
+            bounds = self._bounds(stage, where, chip, plan)
+            given_up = isinstance(self._compiled.get(self._key(self._settings, stage, where, bounds[1])), GivenUp)
+            plan = dataclasses.replace(plan, bounds=bounds, given_up=given_up)
         return plan
 
     def _batch(self, stage: str, where: Slice) -> int:
@@ -159,18 +170,27 @@ class Planner:
         times = step_times(program.flops, program.accessed, program.collectives, where, chip, self._dtype)
         return Side(program, times)
 
-    def _compile(self, stage: str, where: Slice, batch: int, share: int = 1) -> tuple[Program, Slice] | TooLarge:
+    def _key(self, settings: Settings, stage: str, where: Slice, batch: int) -> tuple[str, str, int, int]:
+        return stage, f"{where.name} {len(where.devices)}", batch, settings.training[stage].norm_groups
+
+    def _compile(self, stage: str, where: Slice, batch: int, share: int = 1, *, limited: bool = False) -> Made:
         """A stage's program; with a `share` of n, of one chip that does an n-th of a slice's work."""
         settings = self._settings if share == 1 else _share_of(self._settings, stage, share)
-        key = (stage, f"{where.name} {len(where.devices)}", batch, settings.training[stage].norm_groups)
+        key = self._key(settings, stage, where, batch)
         if key not in self._compiled:
             say("plan", f"compiles stage {stage}, {batch} rows, for {where.name} ({len(where.devices)} devices)")
             try:
-                made = compile_step(settings, stage, where, batch, self._data)
+                if limited:
+                    made = compile_within(self._minutes, settings, stage, where.name, batch, self._data), where
+                else:
+                    made = compile_step(settings, stage, where, batch, self._data)
                 say("plan", f"compiled in {format_seconds(made[0].seconds)}, {made[0].peak / 1e9:.2f} GB a device")
                 self._compiled[key] = made
             except TooLarge as error:
                 say("plan", f"does not fit: {error}")
+                self._compiled[key] = error
+            except GivenUp as error:
+                say("plan", f"not compiled in {self._minutes:g} min: given up")
                 self._compiled[key] = error
         return self._compiled[key]
 
@@ -181,8 +201,8 @@ class Planner:
         unit = batch_unit(self._settings, stage, len(where.devices))
 
         def fits(batch: int) -> bool:
-            made = self._compile(stage, where, batch)
-            return not isinstance(made, TooLarge) and made[0].peak <= limit
+            made = self._compile(stage, where, batch, limited=not where.attached)
+            return isinstance(made, tuple) and made[0].peak <= limit
 
         start = plan.batch if plan.found is not None and plan.found.program.peak <= limit else 0
         guess = plan.batch
@@ -241,6 +261,7 @@ def as_json(plan: StagePlan) -> dict[str, Any]:
         "one_chip": side(plan.single),
         "efficiency": plan.efficiency,
         "largest_batch": plan.bounds,
+        "given_up": plan.given_up,
         "versions": versions(),
         "platform": jax.default_backend() if plan.where.attached else "tpu",
     }

@@ -35,8 +35,9 @@ def _lines(plan: StagePlan) -> list[str]:
         lines += _program(plan, plan.found)
     if plan.bounds is not None:
         fits, fails = plan.bounds
-        words = f"{fits:,} rows ({fits // count:,} a chip) fit, {fails:,} ({fails // count:,} a chip) do not"
-        lines.append(_line("largest batch", words if fits else f"none: {fails:,} rows do not fit"))
+        why = "had not compiled when they were given up" if plan.given_up else "do not fit"
+        found = f"{fits:,} rows ({fits // count:,} a chip) fit" if fits else "none"
+        lines.append(_line("largest batch", f"{found}; {fails:,} rows ({fails // count:,} a chip) {why}"))
     return lines
 
 

@@ -102,6 +102,7 @@ def test_a_plan_for_a_reader(tiny_model, capsys, monkeypatch):
         (("--config=configs/distill.py", "--topology=v4:2x2"), "v4 has 3 axes; say, for example, v4:4x4x4"),
         (("--config=configs/distill.py", "--stage=pair"), "no training stage of this config; it has: teacher, student"),
         (("--config=configs/distill.py", "--batch_per_chip=0"), "'0' is no number above 0"),
+        (("--config=configs/distill.py", "--try_minutes=0"), "'0' is no number above 0"),
         (("--config=configs/distill.py", "--largest_batch=maybe"), "'maybe' is neither true nor false"),
         (("--config=configs/distill.py", "--workdir=x"), "unrecognized argument --workdir=x"),
         (("--config=configs/distill.py", "--config.no=1"), "config has no field 'no'"),
@@ -136,4 +137,4 @@ def test_a_step_that_does_not_fit_is_told(tiny_model, capsys, monkeypatch):
     assert plan.main(TINY) == 0
     words = capsys.readouterr().out
     assert "does not fit: Ran out of memory in memory space hbm" in words
-    assert "none: 8 rows do not fit" in words
+    assert "none; 8 rows (1 a chip) do not fit" in words
