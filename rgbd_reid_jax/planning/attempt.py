@@ -1,6 +1,6 @@
 """A compilation that is given up after a while: XLA cannot be interrupted, a process of its own can.
 
-Near the limit of a chip's memory the compiler of TPUs looks for what to recompute, which takes it from minutes to hours.
+Near the limit of a chip's memory the compiler of TPUs looks for what to recompute, and takes many times as long.
 """
 
 import multiprocessing

@@ -28,7 +28,6 @@ from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import Chip, Slice, find_slice
 from rgbd_reid_jax.stages.settings import Settings
 
-
 Made = tuple[Program, Slice] | TooLarge | GivenUp
 
 
