@@ -4,6 +4,7 @@ Near the limit of a chip's memory the compiler of TPUs looks for what to recompu
 """
 
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 
@@ -52,6 +53,7 @@ def compile_within(minutes: float, settings: Settings, stage: str, topology: str
 def _compile(sender: Connection, settings: Settings, stage: str, topology: str, batch: int, data: Data) -> None:
     """Sends the program, or why it is too large."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    os.dup2(2, 1)  # the parent's standard output is for the plan
     try:
         sender.send(compile_step(settings, stage, find_slice(topology), batch, data)[0])
     except TooLarge as error:
