@@ -1,8 +1,8 @@
 """Batch norm, with a choice of which rows share statistics.
 
 Ioffe and Szegedy, arXiv:1502.03167. Its gradient is written out: the derivative of the definition, as transformed by
-JAX, keeps the centred map beside the map itself, one more pass over memory in each direction. For the same reason the
-map is centred nowhere but in a sum, into which XLA takes the subtraction.
+JAX, keeps the centred map beside the map itself, one more pass over memory in each direction. Barriers make the mean of
+each use another one to XLA, which would otherwise centre the map once and keep it.
 """
 
 import dataclasses
@@ -103,10 +103,12 @@ def _backward(residuals: tuple[jax.Array, ...], gradients: Found) -> Found:
     x, scale, mean, factor = residuals
     gradient, exact, axes = gradients[0], x.astype(jnp.float32), _inner(x)
     of_bias = gradient.sum(axes)
+    mean = lax.optimization_barrier(mean)
     of_scale = (gradient * (exact - _beside(x, mean))).sum(axes) * factor
+    mean, of_scale = lax.optimization_barrier((mean, of_scale))
     rows = x.size // mean.size
-    slope = -factor * of_scale / rows
-    found = gradient + exact * _beside(x, slope) - _beside(x, of_bias / rows + slope * mean)
+    centred = exact - _beside(x, mean)
+    found = gradient - _beside(x, of_bias / rows) - centred * _beside(x, factor * of_scale / rows)
     return (found * _beside(x, factor * scale[None])).astype(x.dtype), of_scale.sum(axis=0), of_bias.sum(axis=0)
 
 
@@ -114,8 +116,8 @@ normalised.defvjp(_forward, _backward)
 
 
 def _line(x: jax.Array, mean: jax.Array, factor: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    slope = factor * scale[None]
-    return x.astype(jnp.float32) * _beside(x, slope) + _beside(x, bias[None] - mean * slope)
+    centred = x.astype(jnp.float32) - _beside(x, mean)
+    return centred * _beside(x, factor * scale[None]) + _beside(x, bias[None])
 
 
 def _inner(x: jax.Array) -> tuple[int, ...]:

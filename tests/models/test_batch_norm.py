@@ -107,3 +107,18 @@ def test_backward_keeps_one_map() -> None:
     x, width = images(2, 8, 6, 4, 3), jnp.ones(3)
     _, pull = jax.vjp(lambda *given: normalised(*given)[0], x, width, width)
     assert sum(leaf.size == x.size for leaf in jax.tree.leaves(pull)) == 1
+
+
+def test_compiled_layers_keep_two_maps_each() -> None:
+    """The input of each norm, and of what follows it; the centred one would be a third."""
+    layers, channels = 12, 64
+    x, width = images(1, 64, 8, 8, channels), jnp.ones(channels)
+
+    def loss(matrices: jax.Array, x: jax.Array) -> jax.Array:
+        for matrix in matrices:
+            x = nn.relu(normalised(x @ matrix, width, width)[0])
+        return (x * x).sum()
+
+    matrices = images(layers, channels, channels)
+    compiled = jax.jit(jax.grad(loss)).lower(matrices, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < (2 * layers + layers / 2) * x.nbytes
