@@ -64,6 +64,7 @@ def test_a_search_ends_where_tries_are_given_up(settings, monkeypatch):
     chip = Chip("test", 100.0, {"float32": 1e12}, 1e11, 1e10, 1e-6, 0, "by hand")
     where = Slice("v5e:2x4", jax.devices(), chip, (8,))
     made = planning.Planner(settings, batch_per_chip=8, minutes=3).plan("teacher", where)
+    assert made.bounds is not None
     fits, fails = made.bounds
     assert fits < 480 <= fails
     assert fails - fits <= max(8, fits // 16)
