@@ -166,12 +166,12 @@ def _by_taps(images: jax.Array, boxes: jax.Array, height: int, width: int) -> ja
     def crop(
         images: jax.Array, rows: jax.Array, row_weights: jax.Array, columns: jax.Array, column_weights: jax.Array
     ) -> jax.Array:
-        index = jnp.arange(images.shape[0])[:, None, None]
+        # image by image: with the batch's rows as indices XLA would do the rows of all devices on each
+        pixels = jax.vmap(lambda image, row, column: image.at[row, column].get(mode="promise_in_bounds"))
 
         def tall(column: jax.Array) -> jax.Array:
             parts = [
-                images.at[index, rows[:, :, None, k], column].get(mode="promise_in_bounds")
-                * row_weights[:, :, None, k, None]
+                pixels(images, rows[:, :, None, k], column) * row_weights[:, :, None, k, None]
                 for k in range(rows.shape[2])
             ]
             return functools.reduce(jnp.add, parts)
