@@ -32,7 +32,7 @@ from rgbd_reid_jax.core.mesh import batch_sharding, replicated
 ENVIRONMENT = ("RGBD_REID_COORDINATOR", "RGBD_REID_PROCESSES", "RGBD_REID_PROCESS")
 JOIN_SECONDS = "RGBD_REID_JOIN_SECONDS"
 _DEFAULT_JOIN_SECONDS = 300
-_LEAVE_MS = 10_000  # where all processes fail, the last one does so no later than this after the first
+_TOGETHER_MS = 10_000  # where all processes fail, the last one does so no later than this after the first
 _MARGIN_S = 60  # JAX aborts with a stack trace at its own limit; ours comes first and says what to do
 _POLL_MS = 1000  # a wait is cut into pieces, between which Python can take a signal
 _PREFIX = "rgbd_reid_jax"
@@ -91,13 +91,22 @@ def leave(tell: Callable[[], None]) -> None:
         return
     if is_first() and _first_to_set(client, f"{_PREFIX}/told"):
         tell()
+    if all_come("leave"):
+        finish()
+    elif not is_first() and _first_to_set(client, f"{_PREFIX}/told"):
+        tell()  # others go on, and wait for this one: its end, not `finish`, will end them
+
+
+def all_come(name: str) -> bool:
+    """Whether all processes call this, with the same name and once a run, within some seconds of each other."""
+    client: Any = jax_distributed.global_state.client
+    if client is None:
+        return True
     try:
-        client.wait_at_barrier(f"{_PREFIX}/leave", _LEAVE_MS)
-    except jax.errors.JaxRuntimeError:  # others go on, and wait for this one: its end, not `finish`, will end them
-        if not is_first() and _first_to_set(client, f"{_PREFIX}/told"):
-            tell()
-        return
-    finish()
+        client.wait_at_barrier(f"{_PREFIX}/{name}", _TOGETHER_MS)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _first_to_set(client: Any, key: str) -> bool:

@@ -1,5 +1,6 @@
 """What to say where a training stage was too large for its devices: the batch that fits them."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,25 +9,34 @@ from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.errors import OutOfMemory
 from rgbd_reid_jax.core.progress import say
 from rgbd_reid_jax.planning.measure import memory_of
-from rgbd_reid_jax.planning.program import TooLarge, assumed_data, batch_unit, compile_step, least_batch
+from rgbd_reid_jax.planning.program import TooLarge, assumed_data, batch_unit, compile_step, least_batch, share_of
 from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import attached
 from rgbd_reid_jax.stages.job import Job
 
 
 def message(job: Job, error: OutOfMemory) -> str:
-    """The error's text, and the largest batch that fits as far as it was tried.
+    """The error's text, and the largest batch that fits as far as it was tried; in all processes the same.
 
-    Each try compiles the stage's step for the devices of this run. Several processes are told no number, since a
-    compilation that one of them does alone may wait for the others for ever.
+    Each try compiles the stage's step. Of several processes the first one does, for its own devices with their share of
+    the batch, since a program for all devices may need all processes to compile it; what mining keeps of the pairs of
+    all rows, some bytes each, is then counted for that share alone. No number is told where parameters
+    are shared out among devices of several processes, or where this process alone lacks memory.
     """
-    stage, settings = error.stage, job.settings
-    limit = memory_of(job.mesh.local_devices)
-    if distributed.count() > 1 or limit is None:
+    devices = job.mesh.local_devices
+    limit = memory_of(devices)
+    if limit is None or len(devices) % job.settings.mesh.fsdp or not distributed.all_come("too large"):
         return str(error)
+    return distributed.on_first(lambda: _with_batch(job, error, limit))
+
+
+def _with_batch(job: Job, error: OutOfMemory, limit: float) -> str:
+    stage, settings = error.stage, job.settings
     wanted, frames = settings.training[stage], job.training_frames(stage)
     data = assumed_data(settings, len(np.unique(frames.labels["person_id"])), len(frames))
-    where = attached()
+    here = dataclasses.replace(attached(), devices=job.mesh.local_devices)
+    share = job.mesh.size // len(here.devices)
+    part = share_of(settings, stage, share)
     unit = batch_unit(settings, stage, job.mesh.size)
     grouped = wanted.sampling.name != "shuffle"
     if grouped:
@@ -37,7 +47,7 @@ def message(job: Job, error: OutOfMemory) -> str:
         if batch >= error.batch_size:
             return False
         try:
-            program, _ = compile_step(settings, stage, where, batch, data)
+            program, _ = compile_step(part, stage, here, batch // share, data)
         except TooLarge:
             return False
         say(stage, f"a batch of {batch} takes {program.peak / 1e6:.1f} of {limit / 1e6:.1f} MB a device")

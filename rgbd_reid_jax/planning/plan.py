@@ -21,6 +21,7 @@ from rgbd_reid_jax.planning.program import (
     compile_step,
     lacking,
     least_batch,
+    share_of,
     whole_batches,
 )
 from rgbd_reid_jax.planning.roofline import Times, step_times
@@ -174,7 +175,10 @@ class Planner:
 
     def _compile(self, stage: str, where: Slice, batch: int, share: int = 1, *, limited: bool = False) -> Made:
         """A stage's program; with a `share` of n, of one chip that does an n-th of a slice's work."""
-        settings = self._settings if share == 1 else _share_of(self._settings, stage, share)
+        settings = self._settings
+        if share > 1:
+            mesh = dataclasses.replace(settings.mesh, fsdp=1)
+            settings = dataclasses.replace(share_of(settings, stage, share), mesh=mesh)
         key = self._key(settings, stage, where, batch)
         if key not in self._compiled:
             say("plan", f"compiles stage {stage}, {batch} rows, for {where.name} ({len(where.devices)} devices)")
@@ -210,14 +214,6 @@ class Planner:
             fixed = program.arguments + program.code
             guess = int(plan.batch * (limit - fixed) / max(program.peak - fixed, 1))
         return largest(fits, unit, start, guess, least_batch(self._settings, stage))
-
-
-def _share_of(settings: Settings, stage: str, share: int) -> Settings:
-    """Settings of a single chip that does an n-th of a stage's work; its own parts of the batch stay as large."""
-    wanted = settings.training[stage]
-    wanted = dataclasses.replace(wanted, norm_groups=max(1, wanted.norm_groups // share))
-    mesh = dataclasses.replace(settings.mesh, fsdp=1)
-    return dataclasses.replace(settings, mesh=mesh, training={**settings.training, stage: wanted})
 
 
 def make_plans(planner: Planner, stages: Sequence[str], topologies: Sequence[str]) -> list[StagePlan]:

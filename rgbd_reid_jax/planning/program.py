@@ -257,6 +257,14 @@ def batch_unit(settings: Settings, stage: str, devices: int) -> int:
     return wanted.micro_batches * math.lcm(devices, wanted.norm_groups)
 
 
+def share_of(settings: Settings, stage: str, share: int) -> Settings:
+    """Settings of an n-th of a stage's devices, which do an n-th of its work; parts of the batch stay as large."""
+    wanted = settings.training[stage]
+    groups = 1 if wanted.norm_groups % share else wanted.norm_groups // share
+    wanted = dataclasses.replace(wanted, norm_groups=groups)
+    return dataclasses.replace(settings, training={**settings.training, stage: wanted})
+
+
 def least_batch(settings: Settings, stage: str) -> int:
     """The fewest rows of a global batch: parts that are normalised by themselves have two each."""
     parts = settings.training[stage].micro_batches * settings.training[stage].norm_groups

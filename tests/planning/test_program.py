@@ -135,6 +135,30 @@ def test_parameters_sharded_over_fsdp_are_gathered(tiny_model, without_augmentat
     assert len(where.devices) == 8
 
 
+def test_a_part_of_the_devices_takes_as_much_of_each_as_all():
+    """So nothing of a step, augmentation included, is done or kept by each device for the rows of the others."""
+    words = ["--config=configs/distill.py", *TINY, HINTS, "--config.training.teacher.norm_groups=4"]
+    words.append("--config.training.teacher.losses.weighted_triplet=0.0")  # its pairs are those of all rows
+    settings = parse_settings(cli.configuration(words))
+    everywhere, data = topology.attached(), program.assumed_data(settings)
+    here = dataclasses.replace(everywhere, devices=everywhere.devices[4:])
+    whole, _ = program.compile_step(settings, "teacher", everywhere, 256, data)
+    part, where = program.compile_step(program.share_of(settings, "teacher", 2), "teacher", here, 128, data)
+    assert where.devices == everywhere.devices[4:]
+    assert part.arguments == whole.arguments
+    assert part.peak == pytest.approx(whole.peak, rel=0.02)
+    half, _ = program.compile_step(program.share_of(settings, "teacher", 2), "teacher", here, 64, data)
+    assert half.peak < 0.8 * whole.peak
+
+
+@pytest.mark.parametrize(("groups", "share", "left"), [(1, 2, 1), (16, 8, 2), (9, 2, 1), (4, 8, 1)])
+def test_a_part_keeps_the_size_of_what_is_normalised_by_itself(groups, share, left):
+    changes = {"batch_size": 144, "sampling.people": 36, "norm_groups": groups}
+    words = [f"--config.training.teacher.{name}={value}" for name, value in changes.items()]
+    settings = parse_settings(cli.configuration(["--config=configs/distill.py", *words]))
+    assert program.share_of(settings, "teacher", share).training["teacher"].norm_groups == left
+
+
 @pytest.mark.parametrize(
     ("argument", "stage", "option", "count"),
     [
