@@ -32,7 +32,7 @@ from rgbd_reid_jax.core.mesh import batch_sharding, replicated
 ENVIRONMENT = ("RGBD_REID_COORDINATOR", "RGBD_REID_PROCESSES", "RGBD_REID_PROCESS")
 JOIN_SECONDS = "RGBD_REID_JOIN_SECONDS"
 _DEFAULT_JOIN_SECONDS = 300
-_TOGETHER_MS = 10_000  # where all processes fail, the last one does so no later than this after the first
+_LEAVE_MS = 10_000  # where all processes fail, the last one does so no later than this after the first
 _MARGIN_S = 60  # JAX aborts with a stack trace at its own limit; ours comes first and says what to do
 _POLL_MS = 1000  # a wait is cut into pieces, between which Python can take a signal
 _PREFIX = "rgbd_reid_jax"
@@ -91,19 +91,19 @@ def leave(tell: Callable[[], None]) -> None:
         return
     if is_first() and _first_to_set(client, f"{_PREFIX}/told"):
         tell()
-    if all_come("leave"):
+    if all_come("leave", _LEAVE_MS):
         finish()
     elif not is_first() and _first_to_set(client, f"{_PREFIX}/told"):
         tell()  # others go on, and wait for this one: its end, not `finish`, will end them
 
 
-def all_come(name: str) -> bool:
-    """Whether all processes call this, with the same name and once a run, within some seconds of each other."""
+def all_come(name: str, milliseconds: int) -> bool:
+    """Whether all processes call this, with the same name and once a run, within so long of each other."""
     client: Any = jax_distributed.global_state.client
     if client is None:
         return True
     try:
-        client.wait_at_barrier(f"{_PREFIX}/{name}", _TOGETHER_MS)
+        client.wait_at_barrier(f"{_PREFIX}/{name}", milliseconds)
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -219,7 +219,7 @@ _numbers = itertools.count()
 _alone = False  # process 0 is inside `on_first`: the others wait, and nothing there may wait for them
 
 
-def on_first(work: Callable[[], _Result]) -> _Result:
+def on_first(work: Callable[[], _Result], name: str = "") -> _Result:
     """What `work` returns in process 0, which alone calls it; the others wait.
 
     All processes must call this, in the same order. `work` must not use the mesh. Within it, another `on_first` is
@@ -227,6 +227,7 @@ def on_first(work: Callable[[], _Result]) -> _Result:
 
     Args:
         work: returns something small that JSON can hold.
+        name: of this call, where processes may not have made the same calls before; once a run.
 
     Raises:
         InputError, Interrupted, RuntimeError: what `work` raised, in every process.
@@ -234,7 +235,7 @@ def on_first(work: Callable[[], _Result]) -> _Result:
     global _alone
     if _alone or count() == 1:
         return work()
-    key = f"{_PREFIX}/result/{next(_numbers)}"
+    key = f"{_PREFIX}/result/{name or next(_numbers)}"
     if not is_first():
         return _unpacked(json.loads(_wait_for(key)))
     _alone = True

@@ -5,9 +5,9 @@ shapes alone and never by the batch size:
 
 - 3x3 kernels of stride 1 and padding 1: Winograd's filtering (`winograd.py`), from 64 channels, in the kernel's
   gradient from 128.
-- of the others 1x1 kernels, the image's gradient of 3x3 with stride 2, and all where the output is narrower than the
-  kernel, for which XLA's loops take a hundred times as long: one product, with the image's parts under the kernel's
-  places side by side.
+- of the others 1x1 kernels, the gradients of 3x3 with stride 2, and all where the output is narrower than the kernel,
+  for which XLA's loops take a hundred times as long: one product, with the image's parts under the kernel's places side
+  by side.
 
 What Winograd's filtering computes from kernels alone can be given, to be shared by many batches (`prepared`).
 """
@@ -74,7 +74,7 @@ def _gradient_of_image(stride: int, padding: int, x: jax.Array, kernel: jax.Arra
     plain = quick = functools.partial(_image_gradient, functools.partial(_plain, stride=stride, padding=padding))
     if _tiled(kernel, stride, padding):
         quick = functools.partial(_tiled_image_gradient, _tiles(x, kernel))
-    elif _always_at_once(x, kernel, stride, padding) or (kernel.shape[0], stride) == (3, 2):
+    elif _gradients_at_once(x, kernel, stride, padding):
         quick = functools.partial(_image_gradient, functools.partial(_at_once, stride=stride, padding=padding))
     return _by_platform(quick, plain, x, kernel, gradient)
 
@@ -83,7 +83,7 @@ def _gradient_of_kernel(stride: int, padding: int, x: jax.Array, kernel: jax.Arr
     plain = quick = functools.partial(_kernel_gradient, functools.partial(_plain, stride=stride, padding=padding))
     if _tiled(kernel, stride, padding) and min(kernel.shape[2:]) >= _MANY_IN_GRADIENT:
         quick = functools.partial(_tiled_kernel_gradient, _tiles(x, kernel))
-    elif _always_at_once(x, kernel, stride, padding):
+    elif _gradients_at_once(x, kernel, stride, padding):
         quick = functools.partial(_kernel_gradient_at_once, stride, padding)
     return _by_platform(quick, plain, x, kernel, gradient)
 
@@ -168,6 +168,10 @@ def _always_at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) 
     """Whether one product is taken in both directions: the kernel is 1x1, or the output narrower than it."""
     size = kernel.shape[0]
     return size == 1 or min((length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]) < size
+
+
+def _gradients_at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    return _always_at_once(x, kernel, stride, padding) or (kernel.shape[0], stride) == (3, 2)
 
 
 def _at_once(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:

@@ -14,20 +14,24 @@ from rgbd_reid_jax.planning.search import largest
 from rgbd_reid_jax.planning.topology import attached
 from rgbd_reid_jax.stages.job import Job
 
+_NAME = "too large"
+_TOGETHER_MS = 5000  # where all processes lack memory, the last one does so no later than this after the first
+
 
 def message(job: Job, error: OutOfMemory) -> str:
     """The error's text, and the largest batch that fits as far as it was tried; in all processes the same.
 
     Each try compiles the stage's step. Of several processes the first one does, for its own devices with their share of
     the batch, since a program for all devices may need all processes to compile it; what mining keeps of the pairs of
-    all rows, some bytes each, is then counted for that share alone. No number is told where parameters
-    are shared out among devices of several processes, or where this process alone lacks memory.
+    all rows, some bytes each, is then counted for that share alone. No number is told where the devices' memory is not
+    known, where parameters are shared out among devices of several processes, or where not all processes lack memory
+    at about the same time.
     """
     devices = job.mesh.local_devices
     limit = memory_of(devices)
-    if limit is None or len(devices) % job.settings.mesh.fsdp or not distributed.all_come("too large"):
+    if limit is None or len(devices) % job.settings.mesh.fsdp or not distributed.all_come(_NAME, _TOGETHER_MS):
         return str(error)
-    return distributed.on_first(lambda: _with_batch(job, error, limit))
+    return distributed.on_first(lambda: _with_batch(job, error, limit), _NAME)
 
 
 def _with_batch(job: Job, error: OutOfMemory, limit: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rgbd_reid_jax.core import distributed
 from rgbd_reid_jax.core.mesh import batch_sharding, make_mesh, replicated
 from rgbd_reid_jax.planning.topology import Chip
 
@@ -68,10 +69,10 @@ def _seconds(function: Callable[[Any], Any], argument: Any, *, chained: bool = F
 
 
 def memory_of(devices: Sequence[Any]) -> float | None:
-    """Bytes of one device; of a CPU, its share of the machine's."""
+    """Bytes of one device; of a CPU, its share of the machine's, on which all processes of the run may be."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         return float(limit)
     if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices) / distributed.count()
     return None

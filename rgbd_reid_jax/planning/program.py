@@ -258,7 +258,10 @@ def batch_unit(settings: Settings, stage: str, devices: int) -> int:
 
 
 def share_of(settings: Settings, stage: str, share: int) -> Settings:
-    """Settings of an n-th of a stage's devices, which do an n-th of its work; parts of the batch stay as large."""
+    """Settings of an n-th of a stage's devices, which do an n-th of its work.
+
+    What batch norm takes together stays as large if n divides `norm_groups`; else it is all of the share.
+    """
     wanted = settings.training[stage]
     groups = 1 if wanted.norm_groups % share else wanted.norm_groups // share
     wanted = dataclasses.replace(wanted, norm_groups=groups)

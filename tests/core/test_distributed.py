@@ -223,10 +223,15 @@ def test_two_processes_are_one_run():
     assert not distributed.StopVote(mesh).last(False) and distributed.StopVote(mesh).last(index == 0)
 
     told, distributed._LEAVE_MS = [], 200
+    assert not (index == 1 and distributed.all_come("one", 200))
     for _ in range(2 * index):  # an error of process 1 alone
         distributed.leave(lambda: told.append("alone"))
     assert told == ["alone"] * index
     distributed._PREFIX, distributed._LEAVE_MS = "again", 20_000
+    assert distributed.all_come("one", 20_000)
+    for _ in range(1 - index):  # process 0 has made one call more
+        next(distributed._numbers)
+    assert distributed.on_first(lambda: f"of {index}", "last") == "of 0"
     distributed.leave(lambda: told.append("both"))
     assert told == [["both"], ["alone"]][index]
     assert distributed.jax_distributed.global_state.client is None

@@ -64,6 +64,21 @@ def test_output_statistics_and_gradients_are_flax_s(shape: tuple[int, ...], trai
     assert_close(run(ours, NormMode(train)), run(flax_norm, train), 2e-6)
 
 
+def test_without_a_bias_it_is_the_same_less_the_bias() -> None:
+    x, variables = images(6, 5, 3, 4), variables_of(4)
+    params = {"bn": {"scale": variables["params"]["bn"]["scale"]}}
+
+    class Unbiased(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return batch_norm(self.path, "bn", NormMode(True), jnp.float32, use_bias=False)(x)
+
+    whole, _ = ours(variables, x, NormMode(True))
+    found, _ = Unbiased().apply({**variables, "params": params}, x, mutable=["batch_stats"])
+    assert_close(np.asarray(found) + variables["params"]["bn"]["bias"], np.asarray(whole), 2e-6)
+    assert jax.tree.structure(Unbiased().init(jax.random.key(0), x)["params"]) == jax.tree.structure(params)
+
+
 def test_in_half_precision_statistics_stay_float32() -> None:
     x, variables = images(16, 9, 5, 8).astype(jnp.bfloat16), variables_of(8)
     (y, updated), (expected, statistics) = (

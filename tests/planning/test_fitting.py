@@ -1,8 +1,11 @@
 """What is too large for the devices of a run: one line, of a training stage with a batch that fits them."""
 
 import re
+from unittest import mock
 
+import jax
 import pytest
+from jax.sharding import Mesh
 
 from rgbd_reid_jax import cli
 from rgbd_reid_jax.core.errors import OutOfMemory
@@ -64,6 +67,20 @@ def test_the_batch_that_fits_is_named(refused, monkeypatch, limit, arguments, wo
     assert all(word in line for word in words), line
     assert all(batch % 8 == 0 and batch < 48 for batch in tried)  # of eight devices
     assert bool(tried) == (limit is not None)
+
+
+@pytest.mark.parametrize(("fsdp", "come", "told"), [(1, True, True), (1, False, False), (8, True, False)])
+def test_of_several_processes_the_first_one_looks_with_its_own_devices(refused, monkeypatch, capsys, fsdp, come, told):
+    """Four devices of eight; the number is of all. Parameters that all eight share are on none of them whole."""
+    tried, devices, asked = fake_program(monkeypatch), jax.devices(), []
+    here = mock.PropertyMock(return_value=devices[:4])
+    monkeypatch.setattr(Mesh, "local_devices", here)
+    monkeypatch.setattr(fitting.distributed, "all_come", lambda *_: come)
+    monkeypatch.setattr(fitting.distributed, "on_first", lambda work, name="": asked.append(name) or work())
+    _, line = refused(3.0e9, f"{TEACHER}.sampling.name=shuffle", f"--config.mesh.fsdp={fsdp}")
+    assert ("a batch of 40 fits: --config.training.teacher.batch_size=40" in line) == told
+    assert (fitting._NAME in asked) == bool(tried) == told
+    assert all(batch % 4 == 0 and batch < 24 for batch in tried)
 
 
 def test_the_initial_state_may_be_what_is_too_large(refused, monkeypatch):

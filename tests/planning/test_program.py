@@ -152,7 +152,7 @@ def test_a_part_of_the_devices_takes_as_much_of_each_as_all():
 
 
 @pytest.mark.parametrize(("groups", "share", "left"), [(1, 2, 1), (16, 8, 2), (9, 2, 1), (4, 8, 1)])
-def test_a_part_keeps_the_size_of_what_is_normalised_by_itself(groups, share, left):
+def test_a_part_has_its_share_of_the_norm_groups_or_one(groups, share, left):
     changes = {"batch_size": 144, "sampling.people": 36, "norm_groups": groups}
     words = [f"--config.training.teacher.{name}={value}" for name, value in changes.items()]
     settings = parse_settings(cli.configuration(["--config=configs/distill.py", *words]))

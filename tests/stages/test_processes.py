@@ -41,7 +41,7 @@ TRAINED = ("teacher", "student", "pair")
 SMALL = [
     "--config=configs/attention.py",
     "--config.dataset.config=tiny",
-    "--config.seed=9",  # of 1 to 10 one of those with which no unit of weight switches (docs/scaling.md)
+    "--config.seed=9",  # of 1 to 10 one of those with which no unit that matters switches (docs/scaling.md)
     "--config.model.backbone=tiny",  # compilation would take most of the time
     "--config.training.student.hints=(1,2)",  # the tiny network has two stages
     "--config.training.student.losses.maps=0.1",  # of few channels, whose directions turn fast: 30 multiplies rounding
@@ -158,12 +158,12 @@ def relative(values: np.ndarray, wanted: np.ndarray, scale: float = 0.0) -> floa
 @pytest.mark.parametrize("layout", list(LAYOUTS)[1:])
 @pytest.mark.parametrize("stage", TRAINED)
 def test_layouts_are_equal(alone, runs, starts, stage, layout):
-    """To 1e-5 each logged figure, and each array of weights and of batch statistics, in parts of its largest entry.
+    """To 1e-5 each logged figure but gradient norms, and each array of weights and of batch statistics, in parts of its
+    largest entry.
 
-    Gradients to 5e-5, of which the first unit that switches takes 1e-5: their norms, and what all steps changed the
-    weights by, array by array and all in all. 1e-5 of that change would be less than
-    float32 can hold: a weight near 0.5 is stored to 6e-8, and twenty steps at this rate change it by a thousandth. So
-    an array's change may be apart by two places of its largest weight, too.
+    To 5e-5 gradient norms, and what all steps changed the weights by, array by array and all in all. 1e-5 of that
+    change would be less than float32 can hold: a weight near 0.5 is stored to 6e-8, and twenty steps at this rate
+    change it by a thousandth. So an array's change may be apart by two places of its largest weight, too.
     """
     workdir = runs[LAYOUTS[layout][0] - 1]
     one, other = logged(alone, stage), logged(workdir, stage)
