@@ -70,7 +70,7 @@ def test_the_batch_that_fits_is_named(refused, monkeypatch, limit, arguments, wo
 
 
 @pytest.mark.parametrize(("fsdp", "come", "told"), [(1, True, True), (1, False, False), (8, True, False)])
-def test_of_several_processes_the_first_one_looks_with_its_own_devices(refused, monkeypatch, capsys, fsdp, come, told):
+def test_of_several_processes_the_first_one_looks_with_its_own_devices(refused, monkeypatch, fsdp, come, told):
     """Four devices of eight; the number is of all. Parameters that all eight share are on none of them whole."""
     tried, devices, asked = fake_program(monkeypatch), jax.devices(), []
     here = mock.PropertyMock(return_value=devices[:4])
