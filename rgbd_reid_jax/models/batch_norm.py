@@ -63,26 +63,30 @@ class _BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width) if self.use_bias else jnp.zeros(width)
         if not self.groups:
-            mean, variance = (variable.value[None] for variable in kept)
-            return _line(x[None], mean, lax.rsqrt(variance + _EPSILON), scale, bias)[0].astype(self.dtype)
-        parts = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
-        y, *statistics = normalised(parts, scale, bias)
+            mean, variance = (variable.value for variable in kept)
+            return _line(x, mean, lax.rsqrt(variance + _EPSILON), scale, bias).astype(self.dtype)
+        if self.groups == 1:  # not as one part of one: reshaped maps are computed again by XLA for each of their uses
+            y, *statistics = normalised(x, scale, bias)
+        else:
+            parts = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
+            y, *statistics = jax.vmap(normalised, (0, None, None))(parts, scale, bias)
+            y, statistics = y.reshape(x.shape), [found.mean(axis=0) for found in statistics]
         for variable, found in zip(kept, statistics, strict=True):
-            variable.value = _MOMENTUM * variable.value + (1 - _MOMENTUM) * found.mean(axis=0)
-        return y.reshape(x.shape).astype(self.dtype)
+            variable.value = _MOMENTUM * variable.value + (1 - _MOMENTUM) * found
+        return y.astype(self.dtype)
 
 
 @jax.custom_vjp
 def normalised(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parts of a batch, each normalised over all its axes but the last.
+    """A batch normalised over all its axes but the last.
 
     Args:
-        x: float [G, N, ..., C].
+        x: float [N, ..., C].
         scale: float32 [C].
         bias: float32 [C].
 
     Returns:
-        float32 [G, N, ..., C], and the parts' means and variances, float32 [G, C]; gradients of those are left out.
+        float32 [N, ..., C], and its means and variances, float32 [C]; gradients of those are left out.
     """
     return _forward(x, scale, bias)[0]
 
@@ -91,7 +95,7 @@ Found = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Found, tuple[jax.Array, ...]]:
-    exact, axes = x.astype(jnp.float32), _inner(x)
+    exact, axes = x.astype(jnp.float32), _outer(x)
     mean = exact.mean(axes)
     variance = jnp.maximum((exact * exact).mean(axes) - mean * mean, 0.0)
     factor = lax.rsqrt(variance + _EPSILON)
@@ -101,7 +105,7 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[Found, tu
 def _backward(residuals: tuple[jax.Array, ...], gradients: Found) -> Found:
     """With z = (x - mean) factor, per channel: dscale = sum(g z), dx = scale factor (g - mean(g) - z mean(g z))."""
     x, scale, mean, factor = residuals
-    gradient, exact, axes = gradients[0], x.astype(jnp.float32), _inner(x)
+    gradient, exact, axes = gradients[0], x.astype(jnp.float32), _outer(x)
     of_bias = gradient.sum(axes)
     mean = lax.optimization_barrier(mean)
     of_scale = (gradient * (exact - _beside(x, mean))).sum(axes) * factor
@@ -109,7 +113,7 @@ def _backward(residuals: tuple[jax.Array, ...], gradients: Found) -> Found:
     rows = x.size // mean.size
     centred = exact - _beside(x, mean)
     found = gradient - _beside(x, of_bias / rows) - centred * _beside(x, factor * of_scale / rows)
-    return (found * _beside(x, factor * scale[None])).astype(x.dtype), of_scale.sum(axis=0), of_bias.sum(axis=0)
+    return (found * _beside(x, factor * scale)).astype(x.dtype), of_scale, of_bias
 
 
 normalised.defvjp(_forward, _backward)
@@ -117,13 +121,13 @@ normalised.defvjp(_forward, _backward)
 
 def _line(x: jax.Array, mean: jax.Array, factor: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     centred = x.astype(jnp.float32) - _beside(x, mean)
-    return centred * _beside(x, factor * scale[None]) + _beside(x, bias[None])
+    return centred * _beside(x, factor * scale) + _beside(x, bias)
 
 
-def _inner(x: jax.Array) -> tuple[int, ...]:
-    return tuple(range(1, x.ndim - 1))
+def _outer(x: jax.Array) -> tuple[int, ...]:
+    return tuple(range(x.ndim - 1))
 
 
 def _beside(x: jax.Array, statistics: jax.Array) -> jax.Array:
-    """[G, C], or [1, C], as [G, 1, ..., C]."""
-    return jnp.expand_dims(statistics, _inner(x))
+    """[C] as [1, ..., C]."""
+    return jnp.expand_dims(statistics, _outer(x))

@@ -127,7 +127,7 @@ def test_backward_keeps_one_map() -> None:
 def test_compiled_layers_keep_two_maps_each() -> None:
     """The input of each norm, and of what follows it; the centred one would be a third."""
     layers, channels = 12, 64
-    x, width = images(1, 64, 8, 8, channels), jnp.ones(channels)
+    x, width = images(64, 8, 8, channels), jnp.ones(channels)
 
     def loss(matrices: jax.Array, x: jax.Array) -> jax.Array:
         for matrix in matrices:

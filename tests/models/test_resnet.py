@@ -1,7 +1,9 @@
 """The backbones: torchvision's parameter counts and map sizes, and the numbers of a block by hand."""
 
+import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from flax import traverse_util
 
 from rgbd_reid_jax.models.batch_norm import NormMode
-from rgbd_reid_jax.models.resnet import RESNETS, ResNet, ResNetSpec
+from rgbd_reid_jax.models.resnet import RESNETS, ResNet, ResNetSpec, rectified_sum
 
 _KEY = jax.random.key(0)
 
@@ -142,3 +144,41 @@ def test_a_network_of_one_block_by_hand(bottleneck):
     assert found.shape == ((2, 2, 12) if bottleneck else (2, 2, 3))
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_rectified_sum_is_the_relu_of_the_sum_bit_for_bit(dtype):
+    draw = np.random.default_rng(0)
+    x, y, gradient = (jnp.asarray(draw.integers(-9, 9, (64, 32)) * draw.choice([1, 0.1], 32), dtype) for _ in range(3))
+
+    def both(function):
+        z, pull = jax.vjp(function, x, y)
+        return z, *pull(gradient)
+
+    expected = both(lambda x, y: nn.relu(x + y))
+    assert (expected[0] == 0).mean() > 0.4
+    for found, known in zip(both(rectified_sum), expected, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, known)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_blocks_read_the_output_of_the_one_before_and_no_older_map(train):
+    """The operations on maps have few of them to read: a block's output is not computed again from all before it."""
+    spec = ResNetSpec((6,), (8,), True, 3, 32, False, (1,))
+    x = jnp.ones((4, 32, 32, 3))
+    module = ResNet(spec)
+    variables = module.init(jax.random.key(0), x, NormMode(False))
+
+    def loss(variables):
+        y, _ = module.apply(variables, x, NormMode(train), mutable=["batch_stats"])
+        return (y * y).sum()
+
+    text = jax.jit(jax.grad(loss) if train else loss).lower(variables).compile().as_text() or ""
+    entry = text[text.index("\nENTRY") :]
+    arrays = re.findall(r"%([\w.\-]+) = f32\[([\d,]+)\]", entry)
+    maps = {name for name, size in arrays if np.prod([int(length) for length in size.split(",")]) == 4 * 16 * 16 * 32}
+    fusions = re.findall(r" fusion\((.*?)\), kind=kLoop", entry)
+    read = [len(maps & set(re.findall(r"%([\w.\-]+)", operands))) for operands in fusions]
+    assert len(maps) > 12
+    assert max(read) <= 4
