@@ -54,13 +54,13 @@ RESNETS = {
 
 @jax.custom_vjp
 def rectified_sum(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`nn.relu(x + y)` in a form that XLA keeps.
+    """`nn.relu(x + y)` of finite maps, in a form that XLA keeps.
 
-    A relu is an operation on one map, cheap enough for XLA on CPUs to compute a residual block's output again, from
-    those of all blocks before it, wherever it is used. A choice by a comparison of two maps is not; neither is a
-    gradient that asks the output, which is kept anyway, where it was positive.
+    A relu is one more operation on one map, cheap enough for XLA on CPUs to compute a residual block's output again,
+    from those of all blocks before it, wherever it is used. A sum of two maps is not; neither is a gradient that asks
+    the output, which is kept anyway, where it was positive.
     """
-    return jnp.where(x <= -y, 0, x + y)
+    return jnp.maximum(x, -y) + y
 
 
 def _forward(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
