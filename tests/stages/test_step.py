@@ -10,6 +10,7 @@ import pytest
 from flax import traverse_util
 
 from rgbd_reid_jax import cli
+from rgbd_reid_jax.core.mesh import replicated, shard_batch, shardings
 from rgbd_reid_jax.core.modalities import MODALITIES
 from rgbd_reid_jax.data.inputs import plain_input
 from rgbd_reid_jax.models.convolution import PREPARED
@@ -34,13 +35,15 @@ TEACHER = UPPERMOST | {"layer2_0/conv2"}
 
 
 @pytest.mark.parametrize(
-    ("argument", "stage", "side", "found", "more"),
+    ("argument", "stage", "side", "found", "more", "devices"),
     [
-        ("distill.py", "student", "", UPPERMOST, ("model.remat=True", "training.student.micro_batches=2")),
-        ("attention.py:synthetic_rgbd,middle", "pair", "depth/", TEACHER, ()),
+        ("distill.py", "student", "", UPPERMOST, ("model.remat=True", "training.student.micro_batches=2"), 4),
+        ("attention.py:synthetic_rgbd,middle", "pair", "depth/", TEACHER, (), 1),
     ],
 )
-def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, monkeypatch, argument, stage, side, found, more):
+def test_frozen_kernels_are_prepared_once(
+    tiny_frames, mesh_of, monkeypatch, argument, stage, side, found, more, devices
+):
     monkeypatch.setattr(objectives, "train_input", lambda spec, modality, batch, *_: plain_input(spec, modality, batch))
     words = [f"--config=configs/{argument}", *SMALL, *(f"--config.{word}" for word in more)]
     words.append(f"--config.training.{stage}.optimizer.name=sgd")  # Adam divides small gradients by themselves
@@ -51,17 +54,20 @@ def test_frozen_kernels_are_prepared_once(tiny_frames, mesh_of, monkeypatch, arg
         encoders: Any = dict.fromkeys(MODALITIES, network)
         network = step.pair.init(encoders, jax.random.key(1))
     trainable, frozen, running = parted(settings.training[stage], network[0])
-    prepare = preparation(settings, step, settings.training[stage].modality, frozen, mesh_of(1))
+    mesh = mesh_of(devices)
+    prepare = preparation(settings, step, settings.training[stage].modality, frozen, mesh)
     assert prepare is not None
-    prepared = jax.jit(prepare)(*network)
+    prepared = jax.jit(prepare, out_shardings=replicated(mesh))(*network)
     filled = {path for path, tiles in traverse_util.flatten_dict(prepared).items() if tiles}
     places = {"/".join(part for part in path[:-1] if part != PREPARED) for path in filled}
     assert places == {f"{side}backbone/{place}" for place in found}
     state = create_state(jax.random.key(2), trainable, frozen, network[1], step.optimizer)
+    state = jax.device_put(state, shardings(state, mesh))
     labels = np.arange(8, dtype=np.int32) // 2
     columns = {"identity": labels, "target": np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)}
     batch = tiny_frames.gather(np.arange(8), step.images) | {name: columns[name] for name in step.columns}
-    take = jax.jit(make_step(step.objective(running), step.optimizer))
+    batch = shard_batch(batch, mesh)
+    take = jax.jit(make_step(step.objective(running), step.optimizer, mesh))
     plain, given, wrong = (
         take(state, batch, prepared=one) for one in ({}, prepared, jax.tree.map(jnp.zeros_like, prepared))
     )

@@ -53,9 +53,9 @@ def rendered(monkeypatch):
     names = []
     original = store.render_chunk
 
-    def counted(config, split, index, batch=None):
+    def counted(config, split, index):
         names.append((split, int(index[0])))
-        return original(config, split, index, batch)
+        return original(config, split, index)
 
     monkeypatch.setattr(store, "render_chunk", counted)
     return names

@@ -42,11 +42,9 @@ def person_boxes(mask: np.ndarray) -> np.ndarray:
     return np.stack([top, left, bottom, right], axis=1).astype(np.float32)
 
 
-def render_chunk(
-    config: SyntheticRgbdConfig, split: str, index: np.ndarray, batch: int | None = None
-) -> list[chunks.Example]:
+def render_chunk(config: SyntheticRgbdConfig, split: str, index: np.ndarray) -> list[chunks.Example]:
     """Renders and encodes all frames of the people `index` of a split, as `schema.frame_features` wants them."""
-    frames, images = render_arrays(config, split, index, batch)
+    frames, images = render_arrays(config, split, index)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         columns = {name: list(pool.map(encode_png, getattr(images, name), chunksize=32)) for name in IMAGES}
     columns |= {name: frames.labels[name].tolist() for name in LABELS}
