@@ -15,6 +15,8 @@ CASES: dict[str, dict[str, Any]] = {
     "student_cached_resnet18": {**_RESNET18, "kind": "student", "target": "cached"},
     "embed_resnet18": {**_RESNET18, "kind": "embed"},
 }
+VARIANTS = tuple(memory + how for memory in ("contiguous", "channels_last") for how in ("", ", compiled"))
+"""Of the peer: its memory format, and whether it goes through torch.compile."""
 WORDS = {
     "teacher": "training step, cross-entropy, all layers",
     "student": "distillation step, upper layers frozen, {target} targets",

@@ -8,17 +8,19 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line: `case` (of `cases.py`, as JSON), `batch`, `people` and `dtype`."""
+def arguments(description: str, variants: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line: `case` (of `cases.py`, as JSON), `batch`, `people`, `dtype` and, of several, the `variant`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("case", type=json.loads)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--people", type=int, required=True)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), required=True)
+    if variants:
+        parser.add_argument("--variant", choices=variants, required=True)
     return parser.parse_args()
 
 

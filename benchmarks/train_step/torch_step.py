@@ -1,25 +1,22 @@
 """The peer: the same steps in PyTorch, tuned as its users would; knows nothing of this project.
 
 torchvision's ResNet with the paper's neck (Linear 128, BatchNorm, ReLU, Dropout, Linear) and SGD (Nesterov momentum
-0.9, weight decay 5e-4, foreach). Memory format (contiguous or channels_last) and torch.compile are tried in every
-combination before the measurement, and the fastest serves; for embeddings, compiled with frozen weights. bfloat16 is
-autocast. Speaks as `server.py` says.
+0.9, weight decay 5e-4, foreach), in one of the VARIANTS of `cases.py`; embeddings are compiled with frozen weights.
+bfloat16 is autocast. Speaks as `server.py` says; a variant that fails says {"error": ...}.
 """
 
 import argparse
-import itertools
+import json
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from cases import VARIANTS
 from server import arguments, resident_peak, serve
 from torch import nn
 from torch.nn import functional
 from torch_resnet import WIDTHS, ResNet
-
-_TRIAL_STEPS = 3
 
 
 class Network(nn.Module):
@@ -51,16 +48,13 @@ class Variant:
 
     Args:
         options: the command line.
-        channels_last: memory format of images and weights.
-        compiled: through torch.compile.
         device: where.
     """
 
-    def __init__(self, options: argparse.Namespace, channels_last: bool, compiled: bool, device: torch.device):
+    def __init__(self, options: argparse.Namespace, device: torch.device):
         case: dict[str, Any] = options.case
         torch.manual_seed(0)
-        memory = torch.channels_last if channels_last else torch.contiguous_format
-        self.name = f"{'channels_last' if channels_last else 'contiguous'}{', compiled' if compiled else ''}"
+        memory = torch.channels_last if "channels_last" in options.variant else torch.contiguous_format
         self._device, self._half = device, options.dtype == "bfloat16"
         network = Network(case["network"], options.people).to(device).to(memory_format=memory)
         size = (options.batch, 3, case["height"], case["width"])
@@ -78,7 +72,7 @@ class Variant:
         self.trainable = sum(weight.numel() for weight in weights)
         self._optimizer = torch.optim.SGD(weights, 1e-4, 0.9, weight_decay=5e-4, nesterov=True, foreach=True)
         work: Callable[..., torch.Tensor] = self._embed if self._kind == "embed" else self._loss
-        self._work = torch.compile(work) if compiled else work
+        self._work = torch.compile(work) if "compiled" in options.variant else work
 
     def _embed(self) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
@@ -111,45 +105,23 @@ class Variant:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self) -> float:
-        """Of a step, after one that compiles."""
-        self.wait(self.step())
-        self.wait(self.step())
-        began = time.perf_counter()
-        for _ in range(_TRIAL_STEPS):
-            result = self.step()
-        self.wait(result)
-        return (time.perf_counter() - began) / _TRIAL_STEPS
-
 
 def main() -> None:
-    """Serves one case."""
-    options = arguments(__doc__)
+    """Serves one variant of one case."""
+    options = arguments(__doc__, VARIANTS)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("highest" if options.dtype == "float32" else "high")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if options.case["kind"] == "embed":  # folds batch norm into the weights and lays them out for the kernels
         torch._inductor.config.freezing = True
-    tried: dict[str, float | str] = {}
-    best: Variant | None = None
-    for channels_last, compiled in itertools.product((False, True), (False, True)):
-        variant = Variant(options, channels_last, compiled, device)
-        try:
-            seconds = variant.seconds()
-        except Exception as error:  # torch.compile needs a C++ compiler
-            tried[variant.name] = " ".join(str(error).split())[:80]
-            continue
-        if best is None or seconds < min(value for value in tried.values() if isinstance(value, float)):
-            best = variant
-        tried[variant.name] = seconds
-        torch._dynamo.reset()
-    assert best is not None, tried
-    facts = {"torch": torch.__version__, "variant": best.name, "tried": tried, "trainable": best.trainable}
-    del variant
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # the variants that lost took theirs
-    serve(best.step, best.wait, torch.cuda.max_memory_allocated if device.type == "cuda" else resident_peak, **facts)
+    try:
+        variant = Variant(options, device)
+        facts = {"torch": torch.__version__, "variant": options.variant, "trainable": variant.trainable}
+        peak = torch.cuda.max_memory_allocated if device.type == "cuda" else resident_peak
+        serve(variant.step, variant.wait, peak, **facts)
+    except Exception as error:  # torch.compile needs a C++ compiler
+        print(json.dumps({"error": " ".join(str(error).split())[:80]}), flush=True)
 
 
 if __name__ == "__main__":
