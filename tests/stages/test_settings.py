@@ -19,7 +19,7 @@ from rgbd_reid_jax.sweeps.plan import read_sweep
 from rgbd_reid_jax.training.freeze import partition
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
-SWEEPS = sorted((CONFIGS[0].parent / "sweeps").glob("*.py"))
+SWEEPS = {path.stem: path for path in (CONFIGS[0].parent / "sweeps").glob("*.py")}
 
 
 def settings_of(path: str):
@@ -61,13 +61,26 @@ def test_every_dataset_has_a_configuration(argument, dataset, protocol):
         assert settings.evaluation.protocol == protocol
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_runs_every_configuration(path, monkeypatch):
-    monkeypatch.chdir(path.parents[2])
-    sweep = read_sweep(str(path))
+@pytest.mark.parametrize("name", sorted(SWEEPS.keys() - {"norm_groups"}))
+def test_every_sweep_of_methods_runs_every_configuration(name, monkeypatch):
+    monkeypatch.chdir(SWEEPS[name].parents[2])
+    sweep = read_sweep(str(SWEEPS[name]))
     used = {pathlib.Path(method.config.partition(":")[0]).stem for method in sweep.methods}
     assert used == {one.stem for one in CONFIGS}
     assert len(sweep.runs) > 1
+
+
+def test_the_sweep_of_parts_says_how_many_rows_each_has(monkeypatch):
+    monkeypatch.chdir(SWEEPS["norm_groups"].parents[2])
+    for method in read_sweep(str(SWEEPS["norm_groups"])).methods:
+        training: Any = cli._load(method.config).training
+        rows = {
+            stage: training[stage].batch_size // method.overrides[f"training.{stage}.norm_groups"]
+            for stage in method.stages
+            if stage in training
+        }
+        assert set(rows) == {"teacher", "student"}
+        assert {f"rows_{count}" for count in rows.values()} == {method.name}
 
 
 def test_places_of_files_are_left_out_of_what_a_run_is():
